@@ -1,0 +1,1 @@
+"""The Dagster side: resources, partitions, ledger, plans, assets, checks, sensors, schedules and the component."""

@@ -1,0 +1,181 @@
+"""The ledger: a read-only view over Dagster's event log of which task serves which media file, and what became of it.
+
+The event log is the only state. What is needed of every partition at each tick comes from Dagster's index in one query
+an asset; single events are read only for the partitions at hand. The index queries are not part of Dagster's public
+interface; they are used here and nowhere else, and a test pins what they do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import dagster as dg
+from dagster._core.event_api import EventLogRecord
+
+from embed_pipeline.orchestration.names import PipelineNames
+from embed_pipeline.orchestration.records import TaskRecord
+from embed_pipeline.orchestration.states import MediaState, state_of
+from embed_pipeline.orchestration.versions import DATA_VERSION_TAG, Outcome
+
+_KEYS_PER_QUERY = 500
+_EVENTS_PER_PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedOutcome:
+    """An outcome with the event that told it: its words and its time."""
+
+    outcome: Outcome
+    message: str
+    at: datetime
+
+
+class Ledger:
+    """Reads the events of one pipeline from a Dagster instance; writes nothing.
+
+    Args:
+        instance: The Dagster instance.
+        names: The pipeline's names.
+    """
+
+    def __init__(self, instance: dg.DagsterInstance, names: PipelineNames) -> None:
+        self._instance = instance
+        self._names = names
+
+    def partitions(self) -> Sequence[str]:
+        """Every partition key, in key order: that in which they were added."""
+        return self._instance.get_dynamic_partitions(self._names.partitions)
+
+    def media_versions(self) -> Mapping[str, str]:
+        """The latest known fingerprint of each media file; ``gone`` for one that vanished."""
+        return self._versions(self._names.media_files, dg.DagsterEventType.ASSET_OBSERVATION)
+
+    def media_event_ids(self, keys: Collection[str] | None = None) -> Mapping[str, int]:
+        """The storage id of the event that told each media file's latest fingerprint."""
+        return self._storage_ids(self._names.media_files, dg.DagsterEventType.ASSET_OBSERVATION, keys)
+
+    def task_versions(self) -> Mapping[str, str]:
+        """The latest task of each media file that has one, as a version."""
+        return self._versions(self._names.embedding_tasks, dg.DagsterEventType.ASSET_MATERIALIZATION)
+
+    def task_event_ids(self, keys: Collection[str] | None = None) -> Mapping[str, int]:
+        """The storage id of the event that told each media file's latest task."""
+        return self._storage_ids(self._names.embedding_tasks, dg.DagsterEventType.ASSET_MATERIALIZATION, keys)
+
+    def embedded_versions(self) -> Mapping[str, str]:
+        """The task whose segments are in the dataset, for each media file that has any."""
+        return self._versions(self._names.segment_embeddings, dg.DagsterEventType.ASSET_MATERIALIZATION)
+
+    def outcomes(self) -> Mapping[str, Outcome]:
+        """The latest outcome of each media file that has one. It counts only while its subject is the latest."""
+        versions = self._versions(self._names.embedding_tasks, dg.DagsterEventType.ASSET_OBSERVATION)
+        parsed = ((key, Outcome.parse(version)) for key, version in versions.items())
+        return {key: outcome for key, outcome in parsed if outcome is not None}
+
+    def states(self) -> dict[str, MediaState]:
+        """The one state of every media file that has a partition."""
+        media, tasks = self.media_versions(), self.task_versions()
+        embedded, outcomes = self.embedded_versions(), self.outcomes()
+        media_ids, task_ids = self.media_event_ids(), self.task_event_ids()
+        return {
+            key: state_of(
+                media=media.get(key),
+                task=tasks.get(key),
+                embedded=embedded.get(key),
+                outcome=outcomes.get(key),
+                changed_since_task=media_ids.get(key, 0) > task_ids.get(key, 0),
+            )
+            for key in self.partitions()
+        }
+
+    def task_records(self, keys: Collection[str]) -> dict[str, list[TaskRecord]]:
+        """The tasks that served each of these media files, latest first."""
+        records: dict[str, list[TaskRecord]] = {}
+        for event in self._events(self._names.embedding_tasks, keys):
+            materialization = event.asset_materialization
+            record = (
+                TaskRecord.from_event(materialization, event.storage_id, event.timestamp) if materialization else None
+            )
+            if record is not None:
+                records.setdefault(record.media, []).append(record)
+        return records
+
+    def latest_tasks(self, keys: Collection[str]) -> dict[str, TaskRecord]:
+        """The latest task of each of these media files that has one."""
+        return {key: records[0] for key, records in self.task_records(keys).items()}
+
+    def logged_outcomes(self, keys: Collection[str]) -> dict[str, LoggedOutcome]:
+        """The latest outcome of each of these media files, with its words."""
+        found: dict[str, LoggedOutcome] = {}
+        for event in self._events(self._names.embedding_tasks, keys, observations=True):
+            observation = event.asset_observation
+            if observation is None or observation.partition is None or observation.partition in found:
+                continue
+            outcome = Outcome.parse(observation.tags.get(DATA_VERSION_TAG, ""))
+            if outcome is not None:
+                message = observation.metadata.get("embed_pipeline/error")
+                found[observation.partition] = LoggedOutcome(
+                    outcome,
+                    str(message.value) if message is not None else "",
+                    datetime.fromtimestamp(event.timestamp, tz=UTC),
+                )
+        return found
+
+    def records_created_since(self, since: datetime) -> Iterator[TaskRecord]:
+        """The tasks that were created (not re-attached) since then, latest first: what was spent."""
+        records_filter = dg.AssetRecordsFilter(
+            asset_key=self._names.embedding_tasks, after_timestamp=since.timestamp()
+        )
+        for event in self._pages(records_filter, observations=False):
+            materialization = event.asset_materialization
+            if materialization is None:
+                continue
+            record = TaskRecord.from_event(materialization, event.storage_id, event.timestamp)
+            if record is not None and record.how != "re-attached":
+                yield record
+
+    def _versions(self, asset_key: dg.AssetKey, event_type: dg.DagsterEventType) -> dict[str, str]:
+        tags = self._instance.event_log_storage.get_latest_tags_by_partition(asset_key, event_type, [DATA_VERSION_TAG])
+        return {partition: values[DATA_VERSION_TAG] for partition, values in tags.items() if partition is not None}
+
+    def _storage_ids(
+        self, asset_key: dg.AssetKey, event_type: dg.DagsterEventType, keys: Collection[str] | None
+    ) -> dict[str, int]:
+        if keys is None:
+            return dict(self._instance.event_log_storage.get_latest_storage_id_by_partition(asset_key, event_type))
+        found: dict[str, int] = {}
+        for some in _chunks(keys):
+            found.update(
+                self._instance.event_log_storage.get_latest_storage_id_by_partition(
+                    asset_key, event_type, partitions=set(some)
+                )
+            )
+        return found
+
+    def _events(
+        self, asset_key: dg.AssetKey, keys: Collection[str], *, observations: bool = False
+    ) -> Iterator[EventLogRecord]:
+        for some in _chunks(keys):
+            yield from self._pages(
+                dg.AssetRecordsFilter(asset_key=asset_key, asset_partitions=list(some)), observations=observations
+            )
+
+    def _pages(self, records_filter: dg.AssetRecordsFilter, *, observations: bool) -> Iterator[EventLogRecord]:
+        fetch = self._instance.fetch_observations if observations else self._instance.fetch_materializations
+        cursor = None
+        while True:
+            page = fetch(records_filter, limit=_EVENTS_PER_PAGE, cursor=cursor)
+            yield from page.records
+            if not page.has_more:
+                return
+            cursor = page.cursor
+
+
+def _chunks(keys: Iterable[str]) -> Iterator[list[str]]:
+    ordered = list(keys)
+    for start in range(0, len(ordered), _KEYS_PER_QUERY):
+        yield ordered[start : start + _KEYS_PER_QUERY]
+
+

@@ -1,0 +1,73 @@
+"""Submissions that a run opened and did not account for, because it died: when tasks may exist that no event tells of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+
+from embed_pipeline.orchestration.names import PipelineNames
+
+OPEN = "open"
+SETTLED = "settled"
+
+# The platform's clock is not ours, and a request may be answered long after the run that sent it died.
+_SKEW = timedelta(minutes=2)
+_LATEST_ANSWER = timedelta(minutes=10)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A span of time in which tasks of ours may have been created without an event."""
+
+    start: datetime
+    end: datetime
+
+
+def open_submission(instance: dg.DagsterInstance, names: PipelineNames, run_id: str) -> None:
+    """Note, durably and before anything is sent, that this run is about to create tasks."""
+    instance.add_run_tags(run_id, {names.submission_tag: OPEN})
+
+
+def settle_submission(instance: dg.DagsterInstance, names: PipelineNames, run_id: str) -> None:
+    """Note that every task this run created has its event."""
+    instance.add_run_tags(run_id, {names.submission_tag: SETTLED})
+
+
+def unsettled_windows(
+    instance: dg.DagsterInstance, names: PipelineNames, *, own_run_id: str, now: datetime, lifetime: timedelta
+) -> list[Window]:
+    """When runs that did not settle were creating tasks; merged, earliest first.
+
+    Args:
+        instance: The Dagster instance.
+        names: The pipeline's names.
+        own_run_id: The run that asks; its own submission does not count.
+        now: The time of asking.
+        lifetime: How long the platform lists a task.
+    """
+    records = instance.get_run_records(
+        dg.RunsFilter(tags={names.submission_tag: OPEN}, created_after=now - lifetime - _SKEW)
+    )
+    windows = []
+    for record in records:
+        if record.dagster_run.run_id == own_run_id:
+            continue
+        start = datetime.fromtimestamp(record.start_time, tz=UTC) if record.start_time else record.create_timestamp
+        end = datetime.fromtimestamp(record.end_time, tz=UTC) if record.end_time else now
+        # Its end is when its death was noticed; its last request may be answered a little later still.
+        windows.append(Window(start - _SKEW, min(end + _LATEST_ANSWER, now + _SKEW)))
+    return merged(windows)
+
+
+def merged(windows: Sequence[Window]) -> list[Window]:
+    """The same time without overlaps, earliest first."""
+    result: list[Window] = []
+    for window in sorted(windows, key=lambda window: window.start):
+        if result and window.start <= result[-1].end:
+            result[-1] = Window(result[-1].start, max(result[-1].end, window.end))
+        else:
+            result.append(window)
+    return result

@@ -1,0 +1,46 @@
+"""The choices a team makes about runs, retries, money and vanished files: described values, no behaviour."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class PipelinePolicy(BaseModel):
+    """How a pipeline submits, collects, retries, spends and forgets."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    submit_automatically: bool = Field(
+        False, description="Whether discovery requests submission of new and changed media files by itself."
+    )
+    partitions_per_run: int = Field(100, ge=1, le=1000, description="Media files in one run, at the most.")
+    runs_per_tick: int = Field(10, ge=1, description="Runs that one sensor tick requests, at the most.")
+    new_files_per_tick: int = Field(500, ge=1, description="Media files that one discovery tick adds, at the most.")
+    tick_budget_sec: float = Field(30.0, gt=0, description="Seconds after which a tick leaves the rest to the next one.")
+    sensor_interval_sec: int = Field(30, ge=5, description="Seconds between two ticks of a sensor.")
+    collect_wait_sec: float = Field(
+        300.0, ge=0, description="How long a run waits, in all, for tasks that are still processing when it was asked."
+    )
+    max_attempts: int = Field(3, ge=1, description="Tasks created for one content before its failures count as final.")
+    retry_backoff_sec: float = Field(
+        60.0, ge=0, description="Wait before the second attempt, in seconds; doubles with each further one."
+    )
+    result_lifetime_sec: float = Field(7 * 86400.0, gt=0, description="How long the platform keeps a result, in seconds.")
+    stuck_after_sec: float = Field(
+        6 * 3600.0, gt=0, description="A task that is processing for longer than this is reported as stuck, in seconds."
+    )
+    when_a_file_vanishes: Literal["keep", "retire"] = Field(
+        "keep",
+        description="keep: its segments and its partition stay, marked as gone; retire: both are removed.",
+    )
+    min_duration_sec: float = Field(4.0, ge=0, description="Shorter media files are not submitted, in seconds.")
+    max_duration_sec: float = Field(4 * 3600.0, gt=0, description="Longer media files are not submitted, in seconds.")
+    max_minutes_per_run: float | None = Field(None, gt=0, description="Media minutes that one run submits, at the most.")
+    max_minutes_per_day: float | None = Field(
+        None, gt=0, description="Media minutes submitted within 24 hours, at the most, over all runs."
+    )
+    price_per_minute: float = Field(0.0, ge=0, description="What a media minute costs, for estimates; any currency.")
+    schedule_cron: str = Field("0 2 * * *", description="When daily_embedding_schedule submits.")
+    schedule_timezone: str = Field("UTC", description="The time zone of schedule_cron.")

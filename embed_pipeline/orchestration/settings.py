@@ -1,0 +1,140 @@
+"""What a media file is embedded with, in one canonical form with one digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MediaType = Literal["audio", "video"]
+
+# What the platform uses where nothing is said; always sent, because the defaults differ between models.
+_OPTIONS: dict[str, dict[MediaType, tuple[str, ...]]] = {
+    "marengo3.0": {"video": ("visual", "audio", "transcription"), "audio": ("audio", "transcription")},
+    "marengo3.5": {"video": ("visual", "audio"), "audio": ("audio",)},
+}
+
+
+class Segmentation(BaseModel):
+    """How a media file is cut into segments: at fixed lengths, or dynamically where the content changes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    strategy: Literal["fixed", "dynamic"] = Field(description="fixed: equal lengths; dynamic: where the content changes.")
+    seconds: int = Field(description="The length of a fixed segment, or the least length of a dynamic one, in seconds.")
+
+    @model_validator(mode="after")
+    def _within_the_platforms_bounds(self) -> Segmentation:
+        highest = 10 if self.strategy == "fixed" else 5
+        if not 2 <= self.seconds <= highest:
+            msg = f"{self.strategy} segmentation takes 2 to {highest} seconds, not {self.seconds}"
+            raise ValueError(msg)
+        return self
+
+    def wire(self) -> dict[str, Any]:
+        """The object that the platform takes."""
+        length = {"fixed": "duration_sec", "dynamic": "min_duration_sec"}[self.strategy]
+        return {"strategy": self.strategy, self.strategy: {length: self.seconds}}
+
+
+class EmbeddingSettings(BaseModel):
+    """What a media file is embedded with. Two files embedded with the same settings may be compared."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    model_name: Literal["marengo3.0", "marengo3.5"] = Field("marengo3.0", description="The platform's model.")
+    embedding_dimension: Literal[128, 256, 512] = Field(
+        512, description="Numbers in a vector; below 512 only with marengo3.5."
+    )
+    video_options: tuple[str, ...] = Field(
+        (), description="What to embed of a video: visual, audio, transcription. Empty for all the model has."
+    )
+    audio_options: tuple[str, ...] = Field(
+        (), description="What to embed of an audio file: audio, transcription. Empty for all the model has."
+    )
+    scopes: tuple[str, ...] = Field(
+        ("clip", "asset"), description="clip: a vector for each segment; asset: one for the whole media file."
+    )
+    types: tuple[str, ...] = Field(
+        ("separate_embedding",), description="separate_embedding: a vector for each option; fused_embedding: one of all."
+    )
+    video_segmentation: Segmentation = Field(
+        Segmentation(strategy="dynamic", seconds=4), description="How a video is cut into segments."
+    )
+    audio_segmentation: Segmentation = Field(
+        Segmentation(strategy="fixed", seconds=6),
+        description="How an audio file is cut into segments; marengo3.0 takes fixed only.",
+    )
+    start_sec: float | None = Field(None, ge=0, description="Embed from here, in seconds. Empty for the beginning.")
+    end_sec: float | None = Field(None, gt=0, description="Embed up to here, in seconds. Empty for the end.")
+    embedding_uncertainty: bool = Field(False, description="Ask for each vector's uncertainty; marengo3.5 only.")
+
+    @model_validator(mode="after")
+    def _one_the_platform_takes(self) -> EmbeddingSettings:
+        if self.model_name == "marengo3.0":
+            if self.embedding_dimension != 512:
+                msg = f"marengo3.0 has 512 dimensions; {self.embedding_dimension} needs marengo3.5"
+                raise ValueError(msg)
+            if self.embedding_uncertainty:
+                msg = "embedding_uncertainty needs marengo3.5"
+                raise ValueError(msg)
+            if self.audio_segmentation.strategy == "dynamic":
+                msg = "marengo3.0 cuts audio files at fixed lengths only; dynamic needs marengo3.5"
+                raise ValueError(msg)
+        for media_type, asked in (("video", self.video_options), ("audio", self.audio_options)):
+            known = _OPTIONS[self.model_name][media_type]  # type: ignore[index]
+            if unknown := sorted(set(asked) - set(known)):
+                msg = f"{self.model_name} has no option {', '.join(unknown)} for {media_type}: it has {', '.join(known)}"
+                raise ValueError(msg)
+        if self.end_sec is not None and self.end_sec <= (self.start_sec or 0):
+            msg = f"end_sec ({self.end_sec}) must lie after start_sec ({self.start_sec or 0})"
+            raise ValueError(msg)
+        if self.embedding_uncertainty and "asset" in self.scopes:
+            msg = "embedding_uncertainty cannot be had for the scope asset: leave it out of scopes"
+            raise ValueError(msg)
+        return self
+
+    def options(self, media_type: MediaType) -> tuple[str, ...]:
+        """What is embedded of a media file of this type."""
+        asked = self.video_options if media_type == "video" else self.audio_options
+        return asked or _OPTIONS[self.model_name][media_type]
+
+    def request(self, media_type: MediaType) -> dict[str, Any]:
+        """What the platform is asked for, but for the media source: the keywords of ``tasks.create``."""
+        options = self.options(media_type)
+        segmentation = (self.video_segmentation if media_type == "video" else self.audio_segmentation).wire()
+        media: dict[str, Any] = {
+            "start_sec": self.start_sec,
+            "end_sec": self.end_sec,
+            "segmentation": {"temporal": segmentation} if self.model_name == "marengo3.5" else segmentation,
+            "embedding_option": list(options),
+            "embedding_scope": list(self.scopes),
+            # The platform takes the type only where there is more than one option to keep apart or to fuse.
+            "embedding_type": list(self.types) if len(options) > 1 else None,
+        }
+        request: dict[str, Any] = {
+            "input_type": media_type,
+            "model_name": self.model_name,
+            media_type: {key: value for key, value in media.items() if value is not None},
+        }
+        if self.model_name == "marengo3.5":
+            request["embedding_dimension"] = self.embedding_dimension
+            if self.embedding_uncertainty:
+                request["embedding_uncertainty"] = True
+        return request
+
+    def digest(self, media_type: MediaType) -> str:
+        """Twelve hex characters that stand for all that a media file of this type is embedded with."""
+        return _digest(self.request(media_type))
+
+    @property
+    def code_version(self) -> str:
+        """What stands for these settings as a whole in Dagster's staleness."""
+        return _digest([self.request("video"), self.request("audio")])
+
+
+def _digest(value: Any) -> str:
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]

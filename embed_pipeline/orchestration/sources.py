@@ -1,0 +1,93 @@
+"""How a media file reaches the platform, and the mark by which its task is found again in the platform's list."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from embed_pipeline.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from embed_pipeline.client import EmbedClient, MediaSource
+    from embed_pipeline.media import MediaFile, MediaLibrary
+
+Delivery = Literal["auto", "url", "upload", "base64", "file"]
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedSource:
+    """A media source that the platform can read.
+
+    Args:
+        source: What is sent.
+        url: Its URL without query, by which its task shows in the list; None where it is no URL.
+        filename: The unique name of the upload, by which its task shows in the list; None where it was not uploaded.
+    """
+
+    source: MediaSource
+    url: str | None = None
+    filename: str | None = None
+
+
+def delivery_for(file: MediaFile, wanted: Delivery, platform: str) -> Delivery:
+    """How this file is delivered, where the choice is left to us.
+
+    A file that has a URL is read from there. A local one is read in place by the emulator, which shares our disk, and
+    uploaded to anything else.
+    """
+    if wanted != "auto":
+        return wanted
+    if urlsplit(file.uri).scheme in {"http", "https"}:
+        return "url"
+    if urlsplit(file.uri).scheme == "file":
+        return "file" if platform == "emulator" else "upload"
+    return "url"
+
+
+def upload_name(file: MediaFile, fingerprint: str, settings_digest: str) -> str:
+    """A file name that no other upload has: it names the content and the settings, and keeps the ending."""
+    path = PurePosixPath(file.path)
+    return f"{path.stem[:80]}.{fingerprint[:12]}.{settings_digest}{path.suffix}"
+
+
+def expected_mark(file: MediaFile, delivery: Delivery, fingerprint: str, settings_digest: str) -> str | None:
+    """What a task for this file would show in the list: a URL without query, or a file name. None for no mark."""
+    if delivery in {"file", "url"}:
+        return without_query(file.uri)
+    if delivery == "upload":
+        return upload_name(file, fingerprint, settings_digest)
+    return None
+
+
+def prepare(
+    file: MediaFile, delivery: Delivery, library: MediaLibrary, client: EmbedClient, *, fingerprint: str, digest: str
+) -> PreparedSource:
+    """Make the file readable for the platform; an upload returns when the platform has taken it."""
+    from embed_pipeline.client import MediaSource
+
+    if delivery == "file":
+        return PreparedSource(MediaSource(url=file.uri), url=without_query(file.uri))
+    if delivery == "url":
+        url = library.signed_url(file, expires_sec=6 * 3600)
+        if url is None:
+            raise ConfigurationError(
+                f"{file.uri} has no URL that the platform can read. Set delivery to upload, or use a store that signs URLs."
+            )
+        return PreparedSource(MediaSource(url=url), url=without_query(url))
+    if delivery == "upload":
+        name = upload_name(file, fingerprint, digest)
+        with library.open(file) as stream:
+            asset_id = client.assets.upload(stream, filename=name, media_type=file.media_type)
+        return PreparedSource(MediaSource(asset_id=asset_id), filename=name)
+    with library.open(file) as stream:
+        import base64
+
+        return PreparedSource(MediaSource(base_64_string=base64.b64encode(stream.read()).decode()))
+
+
+def without_query(url: str) -> str:
+    """The URL without query and fragment, where a signature might be."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc, parts.path, "", ""))
