@@ -1,0 +1,207 @@
+"""The contract: which columns a row of the dataset has, what each means, and how older files are brought up to it.
+
+The schema is versioned by one integer. A later version only ever adds nullable columns, so that a reader of any version
+can read files of any other: columns that a file lacks are null, columns that a reader does not know are left out.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from embed_pipeline.errors import DatasetError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pyarrow as pa
+
+SCHEMA_VERSION = 1
+METRIC = "cosine"
+PREFIX = "embed_pipeline."
+
+Layout = Literal["fixed", "list"]
+"""How a vector is typed: `fixed` is a fixed-size list, `list` a plain list for readers that cannot take the former."""
+
+Kind = Literal["string", "int32", "float64", "timestamp", "vector"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the contract.
+
+    Args:
+        name: The column's name.
+        kind: Its type; `vector` is a list of `dimension` float32, `timestamp` is microseconds in UTC.
+        nullable: Whether a row may have no value.
+        description: Meaning, unit and null rule, for people.
+    """
+
+    name: str
+    kind: Kind
+    nullable: bool
+    description: str
+
+
+COLUMNS: tuple[Column, ...] = (
+    Column(
+        "segment_id",
+        "string",
+        False,
+        "Stable key to upsert by: a hash of content, settings, option, scope and offsets; the same for a renamed file.",
+    ),
+    Column("media", "string", False, "The media file's partition key: its path within the media library."),
+    Column("media_uri", "string", False, "Where the media file is; never holds credentials."),
+    Column("fingerprint", "string", False, "The identity of the media file's content."),
+    Column("media_type", "string", False, "`audio` or `video`."),
+    Column("embedding_option", "string", False, "What was embedded: `visual`, `audio`, `transcription` or `fused`."),
+    Column("embedding_scope", "string", False, "`clip` for a part of the media file, `asset` for all of it."),
+    Column("segment_index", "int32", False, "Position by start offset within the option and scope, from 0."),
+    Column("start_sec", "float64", False, "Start offset in seconds from the start of the media file."),
+    Column("end_sec", "float64", False, "End offset in seconds from the start of the media file."),
+    Column("embedding", "vector", False, "The vector, float32. Compare by cosine, and only within one vector space."),
+    Column(
+        "embedding_uncertainty",
+        "vector",
+        True,
+        "The uncertainty of each component, as long as the vector; null unless the settings asked for it.",
+    ),
+    Column("model_name", "string", False, "What computed the vector: the platform's model, or the emulator's engine."),
+    Column(
+        "settings_digest", "string", False, "Digest of the embedding settings; the file's metadata spells them out."
+    ),
+    Column("task_id", "string", False, "The embedding task that made the vector."),
+    Column("created_at", "timestamp", False, "When that task was created, in UTC."),
+)
+
+
+def column_descriptions() -> dict[str, str]:
+    """Returns what each column means, by name and in the order of the columns."""
+    return {column.name: column.description for column in COLUMNS}
+
+
+def segment_schema(dimension: int, layout: Layout = "fixed") -> pa.Schema:
+    """Builds the Arrow schema of a row, with the descriptions as field metadata.
+
+    Args:
+        dimension: The number of components of a vector.
+        layout: How vectors are typed.
+
+    Returns:
+        The schema without file metadata.
+    """
+    import pyarrow as pa
+
+    vector = pa.list_(pa.float32(), dimension) if layout == "fixed" else pa.list_(pa.float32())
+    types: dict[Kind, pa.DataType] = {
+        "string": pa.string(),
+        "int32": pa.int32(),
+        "float64": pa.float64(),
+        "timestamp": pa.timestamp("us", tz="UTC"),
+        "vector": vector,
+    }
+    return pa.schema(
+        pa.field(column.name, types[column.kind], column.nullable, {"description": column.description})
+        for column in COLUMNS
+    )
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What a Parquet file of the dataset says about itself in its metadata.
+
+    Args:
+        schema_version: Version of the contract that the file was written by.
+        model: What computed the vectors.
+        dimension: The number of components of a vector.
+        space: The vector space.
+        settings: The canonical embedding settings; empty in compacted files, which may hold several.
+        settings_digest: Their digest; empty likewise.
+        media: The partition key of the one media file within; empty in compacted files.
+        duration_sec: That media file's duration in seconds, where known.
+    """
+
+    model: str
+    dimension: int
+    space: str
+    settings: Mapping[str, Any]
+    settings_digest: str = ""
+    media: str = ""
+    duration_sec: float | None = None
+    schema_version: int = SCHEMA_VERSION
+
+    def to_metadata(self) -> dict[str, str]:
+        """Returns the metadata of a Parquet file, every key beginning with `embed_pipeline.`."""
+        values = {
+            "schema_version": str(self.schema_version),
+            "model": self.model,
+            "dimension": str(self.dimension),
+            "metric": METRIC,
+            "space": self.space,
+            "settings": json.dumps(self.settings, sort_keys=True) if self.settings else "",
+            "settings_digest": self.settings_digest,
+            "media": self.media,
+            "duration_sec": "" if self.duration_sec is None else repr(float(self.duration_sec)),
+        }
+        return {PREFIX + name: value for name, value in values.items() if value}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[bytes, bytes] | None, path: str) -> FileFacts:
+        """Reads the metadata of a Parquet file.
+
+        Args:
+            metadata: The file's key-value metadata.
+            path: The file, for the error.
+
+        Raises:
+            DatasetError: The file was not written by this package.
+        """
+        values = {key.decode(): value.decode() for key, value in (metadata or {}).items() if key != b"ARROW:schema"}
+        try:
+            duration = values.get(PREFIX + "duration_sec")
+            return cls(
+                schema_version=int(values[PREFIX + "schema_version"]),
+                model=values[PREFIX + "model"],
+                dimension=int(values[PREFIX + "dimension"]),
+                space=values[PREFIX + "space"],
+                settings=json.loads(values.get(PREFIX + "settings", "{}")),
+                settings_digest=values.get(PREFIX + "settings_digest", ""),
+                media=values.get(PREFIX + "media", ""),
+                duration_sec=None if duration is None else float(duration),
+            )
+        except (KeyError, ValueError):
+            raise DatasetError(
+                f"{path} is no file of this dataset: its metadata does not say which vectors it holds. "
+                "Move it out of the dataset's folder."
+            ) from None
+
+
+def conform(table: pa.Table, dimension: int, layout: Layout = "fixed") -> pa.Table:
+    """Brings a table that was read, whatever its version and layout, to the present schema.
+
+    Args:
+        table: Rows with all or some of the columns.
+        dimension: The number of components of a vector.
+        layout: The layout that is wanted.
+
+    Returns:
+        The columns that `table` has, plus every nullable column that its version did not have yet, in the order of
+        the contract.
+    """
+    import pyarrow as pa
+
+    schema = segment_schema(dimension, layout)
+    present = set(table.column_names)
+    fields = [field for field in schema if field.name in present or field.nullable]
+    columns = [
+        _as_type(table.column(field.name), field.type)
+        if field.name in present
+        else pa.chunked_array([pa.nulls(table.num_rows, field.type)])
+        for field in fields
+    ]
+    return pa.table(columns, schema=pa.schema(fields))
+
+
+def _as_type(column: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
+    return column if column.type == wanted else column.cast(wanted)
