@@ -1,0 +1,112 @@
+"""What a media file really holds: its length, and whether there are pictures and sound."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from embed_pipeline.errors import MediaError
+from embed_pipeline.media.files import MediaInfo
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+
+# The containers that hold recorded media. Without this list FFmpeg would also take playlists, which make it open whatever
+# other files and addresses they name, and text that merely looks like one of its many formats.
+_FORMATS = (
+    "aac,ac3,aiff,amr,asf,avi,caf,dv,flac,flv,gxf,h264,hevc,ivf,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,"
+    "mp3,mpeg,mpegts,mpegvideo,m4v,mxf,nut,ogg,rm,w64,wav,wv"
+)
+
+
+def probe_stream(stream: BinaryIO, name: str) -> MediaInfo:
+    """Find out what a media file holds; reads its header, and the packets only where the header does not tell.
+
+    Args:
+        stream: The open file; needs to be seekable.
+        name: What to call it in messages.
+
+    Returns:
+        Length and kinds of content.
+
+    Raises:
+        MediaError: If it is empty, or no audio or video can be read from it.
+    """
+    import av
+
+    if not stream.read(1):
+        raise MediaError(f"{name!r} is not playable: it is empty (0 bytes). Put the whole file there.")
+    stream.seek(0)
+    try:
+        with av.open(_Nameless(stream), options={"format_whitelist": _FORMATS}, metadata_errors="replace") as container:
+            return _info(container, name)
+    except av.error.FFmpegError as error:
+        raise MediaError(_not_playable(name, error.strerror)) from None
+    except (EOFError, ValueError) as error:  # PyAV's own words for a header that stops short
+        raise MediaError(_not_playable(name, str(error))) from None
+
+
+def _info(container: InputContainer, name: str) -> MediaInfo:
+    import av
+
+    pictures = [
+        stream
+        for stream in container.streams.video
+        if not stream.disposition & av.stream.Disposition.attached_pic
+        and not stream.disposition & av.stream.Disposition.still_image
+    ]
+    sounds = container.streams.audio
+    if not pictures and not sounds:
+        raise MediaError(_not_playable(name, "there is neither video nor audio in it"))
+    duration = _duration(container)
+    if duration is None:
+        raise MediaError(_not_playable(name, "it holds no pictures and no sound that can be read"))
+    picture = pictures[0] if pictures else None
+    return MediaInfo(
+        duration_sec=duration,
+        has_video=bool(pictures),
+        has_audio=bool(sounds),
+        width=picture.width if picture else None,
+        height=picture.height if picture else None,
+    )
+
+
+def _duration(container: InputContainer) -> float | None:
+    import av
+
+    if container.duration is not None and container.duration > 0:
+        return container.duration / av.time_base
+    lengths = [
+        float(stream.duration * stream.time_base)
+        for stream in container.streams
+        if stream.duration and stream.time_base and stream.type in ("video", "audio")
+    ]
+    return max(lengths) if lengths else _last_packet_end(container)
+
+
+def _last_packet_end(container: InputContainer) -> float | None:
+    """Read all packets, without decoding them, for a recording whose header was never finished."""
+    first: float | None = None
+    last: float | None = None
+    for packet in container.demux(*container.streams.video, *container.streams.audio):
+        if packet.pts is None or packet.time_base is None:
+            continue
+        start = float(packet.pts * packet.time_base)
+        end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+        first = start if first is None else min(first, start)
+        last = end if last is None else max(last, end)
+    return last - first if first is not None and last is not None and last > first else None
+
+
+def _not_playable(name: str, why: str | None) -> str:
+    return f"{name!r} is not playable: {why or 'no audio or video could be read from it'}. Replace the file, or exclude it."
+
+
+class _Nameless:
+    """Hides a file's name from FFmpeg: it would guess the format by it, and not every name can be passed on."""
+
+    name = "media"
+
+    def __init__(self, stream: Any) -> None:
+        self.read = stream.read
+        self.seek = stream.seek
+        self.tell = stream.tell

@@ -1,0 +1,76 @@
+"""What a media library asks of the place where its files are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from embed_pipeline.media.files import Listing, MediaFile
+
+
+@dataclass(frozen=True, slots=True)
+class ContentState:
+    """What a place tells about a file's content without reading it.
+
+    Attributes:
+        stamp: Changes whenever the content may have changed; the address in the cache of fingerprints.
+        given: The store's own identity of the content (ETag and size), from which the fingerprint is made without
+            reading a byte; None where the bytes have to be read.
+        settled_at: Since when the content has been what it is, in seconds since 1970, or None if that is not known.
+            A stamp that is younger than the clock is fine may stand for two contents, and is not remembered.
+    """
+
+    stamp: str
+    given: str | None = None
+    settled_at: float | None = None
+
+
+class Store(Protocol):
+    """A place with media files. Every method raises `MediaError` in words that name the file or the library."""
+
+    #: Whether `state` can be asked for every file at every listing, or costs a request each.
+    state_is_cheap: bool
+
+    @property
+    def location(self) -> str:
+        """Where the place is, without credentials or query."""
+        ...
+
+    def list(self, now: float) -> Listing:
+        """List the media files; `now` is in seconds since 1970."""
+        ...
+
+    def find(self, path: str) -> MediaFile:
+        """Return the one file at a path within the library."""
+        ...
+
+    def state(self, file: MediaFile) -> ContentState:
+        """Return what is known of the file's content as it is now."""
+        ...
+
+    def open(self, file: MediaFile) -> BinaryIO:
+        """Open the file for reading, with seeking."""
+        ...
+
+    def local_path(self, file: MediaFile) -> Path | None:
+        """Return where the file is on this machine, or None."""
+        ...
+
+    def signed_url(self, file: MediaFile, expires_sec: int) -> str | None:
+        """Return an address under which anyone can fetch the file for that long, or None if there is no such thing."""
+        ...
+
+
+def gone(path_or_key: str, library: str) -> str:
+    """Word the message for a file that is not there any more."""
+    return (
+        f"{path_or_key!r} is not in the media library {library!r} any more. Put the file back, or delete its partition."
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an operating-system error says, without the path it repeats."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return type(error).__name__
