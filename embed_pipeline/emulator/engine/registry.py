@@ -1,0 +1,74 @@
+"""Finding an engine by its name."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from pathlib import Path
+
+from embed_pipeline.emulator.engine.request import (
+    EmbedRequest,
+    Engine,
+    EngineLimits,
+    EngineResult,
+    Progress,
+    no_progress,
+)
+from embed_pipeline.errors import ConfigurationError
+
+
+@functools.lru_cache(maxsize=8)
+def load_engine(name: str) -> Engine:
+    """The engine of that name, built once per process.
+
+    Args:
+        name: `signal`, or `package.module:attribute` for one of your own, where the attribute is an
+            engine or something that returns one when called.
+
+    Raises:
+        ConfigurationError: There is no such engine, or it cannot be built.
+    """
+    if name == "signal":
+        from embed_pipeline.emulator.engine.signal import SignalEngine
+
+        return SignalEngine()
+    module_name, separator, attribute = name.partition(":")
+    if not separator:
+        raise ConfigurationError(
+            f"there is no engine {name!r}: use 'signal', or 'package.module:attribute' for one of your own"
+        )
+    try:
+        engine = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(f"the engine {name!r} cannot be loaded: {error}") from error
+    if isinstance(engine, type) or not isinstance(engine, Engine):
+        engine = engine()
+    if not isinstance(engine, Engine):
+        raise ConfigurationError(f"{name!r} is not an engine: it needs a `name` and a method `embed`")
+    return engine
+
+
+def embed(
+    path: Path,
+    request: EmbedRequest,
+    *,
+    engine: str = "signal",
+    limits: EngineLimits | None = None,
+    progress: Progress = no_progress,
+) -> EngineResult:
+    """Embed one local media file in this process.
+
+    Only for files that you trust: a decoder that crashes takes this process with it. See `embed_isolated`.
+
+    Args:
+        path: The media file.
+        request: What to embed of it.
+        engine: Which engine; see `load_engine`.
+        limits: What is refused: of these only duration and picture size count here.
+        progress: Called now and then with the seconds of media done.
+
+    Raises:
+        MediaFailure: The file cannot be embedded.
+        ConfigurationError: There is no such engine.
+    """
+    return load_engine(engine).embed(Path(path), request, limits or EngineLimits(), progress)

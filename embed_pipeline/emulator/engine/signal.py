@@ -1,0 +1,278 @@
+"""The engine that needs no model: hand-made features of pictures and sound, in one pass and in bounded memory."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from embed_pipeline.emulator.engine import cuts as cut_detection
+from embed_pipeline.emulator.engine.captions import clean_caption, sidecar_captions, spoken_in
+from embed_pipeline.emulator.engine.cuts import CutDetector
+from embed_pipeline.emulator.engine.failure import REQUEST_INVALID, UNPROCESSABLE, MediaFailure
+from embed_pipeline.emulator.engine.pauses import PauseDetector
+from embed_pipeline.emulator.engine.request import (
+    Dynamic,
+    EmbedRequest,
+    EngineLimits,
+    EngineResult,
+    FloatArray,
+    Progress,
+    no_progress,
+)
+from embed_pipeline.emulator.engine.rows import answer
+from embed_pipeline.emulator.engine.segments import SegmentPlanner, Span
+from embed_pipeline.emulator.engine.sound import CHROMA, FRAME_SEC, MELS, Spectrum, embed_sound
+from embed_pipeline.emulator.engine.stream import Caption, MediaStream, Picture, Sound, open_media
+from embed_pipeline.emulator.engine.text import embed_text
+from embed_pipeline.emulator.engine.track import Row, Track
+from embed_pipeline.emulator.engine.visual import PICTURES_PER_SEC, SIZE, describe_pictures, embed_pictures
+
+if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
+
+_MAX_CAPTIONS = 50_000
+_SETTLE_SEC = 2.0
+
+
+class SignalEngine:
+    """Embeds media by colour, layout, texture, spectrum and rhythm, and by the words of its subtitles.
+
+    The vectors recognise the same scene or passage again (shifted, cropped, recompressed, mirrored, in grey, with
+    noise); they know nothing of what it means.
+
+    Attributes:
+        name: The engine and its version.
+    """
+
+    name = "signal-1"
+
+    def embed(
+        self,
+        path: Path,
+        request: EmbedRequest,
+        limits: EngineLimits | None = None,
+        progress: Progress = no_progress,
+    ) -> EngineResult:
+        """Embed one local media file; see `Engine.embed`."""
+        limits = limits or EngineLimits()
+        with open_media(path, request, limits) as media:
+            reading = self.reading(media, request)
+            told = -math.inf
+            for part in media.read():
+                reading.take(part)
+                if reading.clock >= told + 1.0:
+                    told = reading.clock
+                    progress(told)
+            reading.finish()
+            return self._answer(path, request, media, reading)
+
+    def reading(self, media: MediaStream, request: EmbedRequest) -> Reading:
+        """What takes in the parts of a file; an engine with more to see in a picture replaces it."""
+        return Reading(media, request)
+
+    def transcript(self, path: Path, media: MediaStream, reading: Reading) -> tuple[list[Caption], str]:
+        """What is said in the file, and where that is nothing, why."""
+        if reading.captions:
+            return sorted(reading.captions, key=lambda caption: caption.start), ""
+        if (captions := sidecar_captions(path)) is not None:
+            return captions, ""
+        return [], "no transcript: no subtitle stream with text, and no .srt or .vtt file beside the media"
+
+    def embed_words(self, words: str) -> FloatArray:
+        """One vector for what is said in a segment."""
+        return embed_text(words)
+
+    def _answer(self, path: Path, request: EmbedRequest, media: MediaStream, reading: Reading) -> EngineResult:
+        tracks: dict[str, list[Row]] = {}
+        missing: dict[str, str] = {}
+        for option, track in reading.tracks.items():
+            if track.rows:
+                tracks[option] = track.rows
+        if "visual" in request.options and "visual" not in tracks:
+            missing["visual"] = "no picture could be decoded" if media.has_picture else "no video stream"
+            if request.media_type == "audio":
+                missing["visual"] = "asked for as audio"
+        if "audio" in request.options and "audio" not in tracks:
+            missing["audio"] = "no sound could be decoded" if media.has_sound else "no audio stream"
+        if "transcription" in request.options:
+            captions, why = self.transcript(path, media, reading)
+            rows = [self._spoken(span, words) for span in reading.spans if (words := spoken_in(captions, span))]
+            if rows:
+                tracks["transcription"] = rows
+            else:
+                missing["transcription"] = why or "nothing is said in this window"
+        window = Span(media.start_sec, reading.end_sec)
+        duration = window.end
+        if request.end_sec is not None and media.declared_sec is not None:
+            duration = max(duration, media.declared_sec)
+        return answer(request, tracks, missing, window, duration, self.name)
+
+    def _spoken(self, span: Span, words: str) -> Row:
+        vector = self.embed_words(words)
+        half = len(words) // 2
+        return Row(span, vector, np.abs(self.embed_words(words[:half]) - self.embed_words(words[half:])) / 2)
+
+
+class Reading:
+    """Takes in pictures and sound, finds the segments and embeds each as soon as it is complete.
+
+    Args:
+        media: The open file.
+        request: What to embed of it.
+
+    Attributes:
+        tracks: For each option that is computed from the stream, its features and rows.
+        captions: The embedded captions so far.
+        spans: The segments so far.
+        end_sec: Where the window ends; known once finished.
+    """
+
+    def __init__(self, media: MediaStream, request: EmbedRequest) -> None:
+        self.spans: list[Span] = []
+        self.captions: list[Caption] = []
+        self.tracks: dict[str, Track] = {}
+        self.end_sec = media.start_sec
+        self._limit = math.inf if request.end_sec is None else request.end_sec
+        self._planner = SegmentPlanner(request.segmentation, media.start_sec)
+        dynamic = isinstance(request.segmentation, Dynamic)
+        self._see = "visual" in request.options and request.media_type == "video" and media.has_picture
+        # The scenes of a video divide its sound as well, so its pictures are looked at even where only that is wanted.
+        self._cuts = CutDetector() if dynamic and media.decodes_picture else None
+        self._pauses = PauseDetector(media.start_sec) if dynamic and not media.decodes_picture else None
+        if self._see:
+            self.tracks["visual"] = Track(self.embed_pictures, hold=True, uncertain=request.uncertainty)
+        if "audio" in request.options and media.has_sound:
+            self.tracks["audio"] = Track(embed_sound, hold=False, uncertain=request.uncertainty)
+        self._spectrum, self._spectrum_time, self._sound_end = Spectrum(), 0.0, -math.inf
+        self._blocks: list[FloatArray] = []
+        self._blocks_start = 0.0
+        self._pictures: list[np.ndarray] = []
+        self._picture_times: list[float] = []
+        self._next_picture = -math.inf
+        self._picture_clock = self._sound_clock = media.start_sec
+        self._settled = media.start_sec
+        self._shrink: Shrink | None = None
+
+    @property
+    def clock(self) -> float:
+        """How far the furthest stream has been read, in seconds."""
+        return max(self._picture_clock, self._sound_clock)
+
+    def take(self, part: Picture | Sound | Caption) -> None:
+        """Take in the next part of the stream."""
+        if isinstance(part, Picture):
+            self._take_picture(part)
+        elif isinstance(part, Sound):
+            self._take_sound(part)
+        elif len(self.captions) < _MAX_CAPTIONS and (words := clean_caption(part.text)):
+            self.captions.append(Caption(part.start, part.end, words))
+        if self.clock >= self._settled + _SETTLE_SEC:
+            self._settled = self.clock
+            self._settle()
+
+    def finish(self) -> None:
+        """Embed what is left.
+
+        Raises:
+            MediaFailure: Nothing could be decoded.
+        """
+        if self.clock <= self._planner.origin:
+            if self._planner.origin > 0:
+                raise MediaFailure(REQUEST_INVALID, detail="there is nothing in the window that was asked for")
+            raise MediaFailure(UNPROCESSABLE, detail="nothing could be decoded")
+        self._drain()
+        self.end_sec = min(self.clock, self._limit)
+        for time in self._found(ended=True):
+            self._planner.cut(time)
+        spans = self._planner.finish(self.end_sec)
+        self.spans.extend(spans)
+        for track in self.tracks.values():
+            track.settle(spans)
+            track.finish()
+
+    def describe(self, pictures: np.ndarray) -> FloatArray:
+        """Features of pictures, uint8 RGB of shape (n, 64, 64, 3)."""
+        return describe_pictures(pictures)
+
+    def embed_pictures(self, features: FloatArray) -> FloatArray:
+        """One vector for the features of a segment's pictures."""
+        return embed_pictures(features)
+
+    def _settle(self) -> None:
+        self._drain()
+        for time in self._found(ended=False):
+            self._planner.cut(time)
+        detector = self._cuts or self._pauses
+        # Before the first cut detector frames come, or with fixed windows, the furthest stream sets the pace.
+        known = self.clock if detector is None else min(self.clock, detector.clock)
+        spans = self._planner.advance(min(known, self._limit))
+        self.spans.extend(spans)
+        for track in self.tracks.values():
+            track.settle(spans)
+
+    def _found(self, *, ended: bool) -> list[float]:
+        detector = self._cuts or self._pauses
+        return detector.take(ended=ended) if detector is not None else []
+
+    def _take_picture(self, picture: Picture) -> None:
+        time = max(picture.time, self._picture_clock) if self._picture_times else picture.time
+        self._picture_clock = max(self._picture_clock, picture.end)
+        if self._shrink is None:
+            self._shrink = Shrink()
+        if self._cuts is not None:
+            self._cuts.add(time, self._shrink(picture.frame, cut_detection.WIDTH, cut_detection.HEIGHT))
+        if self._see and time >= self._next_picture - 1e-3:
+            # On a grid of the file's own time, so that windows that begin elsewhere see the same pictures.
+            self._next_picture = (math.floor(time * PICTURES_PER_SEC + 1e-3) + 1) / PICTURES_PER_SEC
+            self._pictures.append(self._shrink(picture.frame, SIZE, SIZE))
+            self._picture_times.append(time)
+
+    def _take_sound(self, sound: Sound) -> None:
+        self._sound_clock = max(self._sound_clock, sound.end)
+        if self._blocks and abs(sound.time - self._sound_end) > FRAME_SEC:
+            self._drain_sound()
+        if not self._blocks:
+            if abs(sound.time - self._sound_end) > FRAME_SEC:
+                self._spectrum, self._spectrum_time = Spectrum(), sound.time
+            self._blocks_start = sound.time
+        self._blocks.append(sound.samples)
+        self._sound_end = sound.end
+
+    def _drain(self) -> None:
+        if self._pictures:
+            for time, features in zip(self._picture_times, self.describe(np.stack(self._pictures)), strict=True):
+                self.tracks["visual"].add(time, 1 / PICTURES_PER_SEC, features[None, :])
+            self._pictures, self._picture_times = [], []
+        self._drain_sound()
+
+    def _drain_sound(self) -> None:
+        if not self._blocks:
+            return
+        columns = self._spectrum.add(np.concatenate(self._blocks))
+        self._blocks = []
+        if "audio" in self.tracks:
+            self.tracks["audio"].add(self._spectrum_time, FRAME_SEC, columns)
+        if self._pauses is not None:
+            self._pauses.add(self._spectrum_time, columns[:, :MELS].sum(axis=1))
+        assert columns.shape[1] == MELS + CHROMA
+        self._spectrum_time += FRAME_SEC * len(columns)
+
+
+class Shrink:
+    """Makes small RGB pictures of decoded frames."""
+
+    def __init__(self) -> None:
+        from av.video.reformatter import VideoReformatter
+
+        self._scalers: dict[tuple[int, int], VideoReformatter] = {}
+
+    def __call__(self, frame: VideoFrame, width: int, height: int) -> np.ndarray:
+        """The frame at another size: uint8 RGB of shape (height, width, 3)."""
+        from av.video.reformatter import VideoReformatter
+
+        scaler = self._scalers.setdefault((width, height), VideoReformatter())
+        small = scaler.reformat(frame, width=width, height=height, format="rgb24", interpolation="AREA")
+        return small.to_ndarray()

@@ -1,0 +1,171 @@
+"""Describing sound by its spectrum and rhythm, so that copies of a passage stay close to it."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from embed_pipeline.emulator.engine.projection import project
+from embed_pipeline.emulator.engine.request import FloatArray
+from embed_pipeline.emulator.engine.stream import SAMPLE_RATE
+
+MELS = 64
+CHROMA = 12
+HOP = 256
+FRAME_SEC = HOP / SAMPLE_RATE
+"""Time from one column of the spectrum to the next."""
+
+_WINDOW = 512
+_LONG_WINDOW = 2048
+_SEED = 0x534F554E
+_SILENT_POWER = 1e-9  # about -90 dB of full scale
+_FLOOR = 0.01
+
+
+class Spectrum:
+    """Turns samples into columns of mel power and chroma, while they come in."""
+
+    def __init__(self) -> None:
+        self._rest = np.zeros(0, np.float32)
+        self._before = np.zeros(_LONG_WINDOW - _WINDOW, np.float32)
+
+    def add(self, samples: FloatArray) -> FloatArray:
+        """Take in samples.
+
+        Args:
+            samples: float32 mono at 16 kHz.
+
+        Returns:
+            float32 of shape (columns, 64 + 12): the mel bands' power and the chroma of every column now complete. The
+            first column begins with the first sample ever added, each other one 256 samples after the one before.
+        """
+        joined = np.concatenate([self._rest, samples])
+        columns = (len(joined) - _WINDOW) // HOP + 1
+        if columns <= 0:
+            self._rest = joined
+            return np.zeros((0, MELS + CHROMA), np.float32)
+        context = np.concatenate([self._before, joined])
+        used = columns * HOP
+        self._rest = joined[used:]
+        self._before = context[used : used + len(self._before)]
+        short = np.lib.stride_tricks.sliding_window_view(joined, _WINDOW)[::HOP][:columns]
+        power = _power(short, _WINDOW) @ _mel_bands()
+        # Low notes need a longer look; four columns share it.
+        long = np.lib.stride_tricks.sliding_window_view(context, _LONG_WINDOW)[:: 4 * HOP][: (columns + 3) // 4]
+        chroma = np.repeat(_power(long, _LONG_WINDOW) @ _chroma_bands(), 4, axis=0)[:columns]
+        return np.concatenate([power, chroma], axis=1)
+
+
+def _power(frames: FloatArray, size: int) -> FloatArray:
+    spectrum = np.fft.rfft(frames * _hann(size), axis=1)
+    result: FloatArray = ((spectrum.real**2 + spectrum.imag**2) / (size * size / 16)).astype(np.float32)
+    return result
+
+
+@functools.cache
+def _hann(size: int) -> FloatArray:
+    return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)).astype(np.float32)
+
+
+@functools.cache
+def _mel_bands() -> FloatArray:
+    def mel(hertz: float) -> float:
+        return 2595 * float(np.log10(1 + hertz / 700))
+
+    edges = 700 * (10 ** (np.linspace(mel(40), mel(7800), MELS + 2) / 2595) - 1)
+    bins = np.fft.rfftfreq(_WINDOW, 1 / SAMPLE_RATE)[:, None]
+    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
+    # Low bands are narrower than the distance of two bins: none may fall between them.
+    rise = (bins - low) / np.maximum(centre - low, 32.0)
+    fall = (high - bins) / np.maximum(high - centre, 32.0)
+    bands = np.maximum(0, np.minimum(rise, fall))
+    return (bands / np.maximum(bands.sum(axis=0), 1e-6)).astype(np.float32)
+
+
+@functools.cache
+def _chroma_bands() -> FloatArray:
+    bins = np.fft.rfftfreq(_LONG_WINDOW, 1 / SAMPLE_RATE)
+    usable = (bins > 100) & (bins < 4000)
+    note = 12 * np.log2(np.where(usable, bins, 440.0) / 440.0)
+    distance = (note[:, None] - np.arange(CHROMA) + 6) % 12 - 6
+    return (np.exp(-((distance / 0.6) ** 2)) * usable[:, None]).astype(np.float32)
+
+
+def embed_sound(columns: FloatArray) -> FloatArray:
+    """One vector for the sound of a segment.
+
+    Args:
+        columns: float32 of shape (columns, 64 + 12) as `Spectrum` gives them, in order of time; none is silence.
+
+    Returns:
+        float32 of shape (512,), of unit length. All silence has the same vector.
+    """
+    if not len(columns) or float(columns[:, :MELS].max()) < _SILENT_POWER:
+        return _silence()
+    return project(_features(columns)[None, :], _SEED)[0]
+
+
+@functools.cache
+def _silence() -> FloatArray:
+    return project(np.ones((1, 512), np.float32), _SEED + 1)[0]
+
+
+def _features(columns: FloatArray) -> FloatArray:
+    power, chroma = columns[:, :MELS], columns[:, MELS:]
+    # A floor relative to the segment's own loud passages: hiss and lost high tones then weigh little.
+    floor = max(_SILENT_POWER, _FLOOR * float(np.percentile(power.max(axis=1), 95)))
+    level = np.log(np.maximum(power, floor) / floor).astype(np.float32)
+    mean, std = level.mean(axis=0), level.std(axis=0)
+    cepstrum = level @ _cosines()
+    delta = np.diff(cepstrum, axis=0) if len(level) > 1 else np.zeros((1, cepstrum.shape[1]), np.float32)
+    quarter = [part.mean(axis=0) if len(part) else mean for part in np.array_split(level @ _broad_bands(), 4)]
+    blocks = [
+        _length_one(mean - 0.7 * mean.mean()) * 1.5,
+        _length_one(std - 0.7 * std.mean()) * 1.0,
+        _length_one(cepstrum.mean(axis=0)[1:]) * 0.8,
+        _length_one(cepstrum.std(axis=0)) * 0.6,
+        _length_one(delta.std(axis=0)) * 0.6,
+        _length_one(_rhythm(level @ _broad_bands()).ravel()) * 0.8,
+        _length_one(_notes(chroma)) * 0.8,
+        _length_one(np.concatenate(quarter) - np.tile(np.mean(quarter, axis=0), 4)) * 0.5,
+    ]
+    return np.concatenate(blocks).astype(np.float32)
+
+
+def _length_one(block: FloatArray) -> FloatArray:
+    result: FloatArray = block / (np.float32(np.linalg.norm(block)) + np.float32(1e-6))
+    return result
+
+
+@functools.cache
+def _cosines() -> FloatArray:
+    position, frequency = np.arange(MELS)[:, None] + 0.5, np.arange(20)[None, :]
+    return (np.cos(np.pi * frequency * position / MELS) / MELS).astype(np.float32)
+
+
+@functools.cache
+def _broad_bands() -> FloatArray:
+    return (np.repeat(np.eye(16), MELS // 16, axis=0) / (MELS // 16)).astype(np.float32)
+
+
+def _rhythm(broad: FloatArray) -> FloatArray:
+    """How much each broad band swells and fades at 0.5 to 16 Hz, in eight steps."""
+    swing = broad - broad.mean(axis=0)
+    spectrum = np.abs(np.fft.rfft(swing * np.hanning(len(swing))[:, None].astype(np.float32), axis=0))
+    rates = np.fft.rfftfreq(len(swing), FRAME_SEC)
+    edges = 0.5 * 2 ** (np.arange(9) * 5 / 8)
+    result = np.zeros((8, broad.shape[1]), np.float32)
+    for step in range(8):
+        chosen = (rates >= edges[step]) & (rates < edges[step + 1])
+        if chosen.any():
+            result[step] = np.sqrt((spectrum[chosen] ** 2).mean(axis=0))
+    return result
+
+
+def _notes(chroma: FloatArray) -> FloatArray:
+    total = chroma.sum(axis=1, keepdims=True)
+    share = (chroma / np.maximum(total, 1e-12) * (total > _SILENT_POWER)).astype(np.float32)
+    mean = share.mean(axis=0)
+    result: FloatArray = np.concatenate([mean - mean.mean(), share.std(axis=0)])
+    return result
