@@ -1,0 +1,54 @@
+"""The Starlette application: routes, errors and the gate in front of them."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from embed_pipeline.emulator import routes_tasks
+from embed_pipeline.emulator.answers import refused
+from embed_pipeline.emulator.gate import Gate
+from embed_pipeline.emulator.platform import Platform
+from embed_pipeline.emulator.refusal import Refusal
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+BASE_PATH = "/v1.3"
+_log = logging.getLogger(__name__)
+
+
+def build_app(platform: Platform) -> Gate:
+    """Build the application that serves a platform.
+
+    Args:
+        platform: What it serves; it is started and closed by whoever made it.
+
+    Returns:
+        An ASGI application.
+    """
+    app = Starlette(
+        routes=[Mount(BASE_PATH, routes=[*routes_tasks.ROUTES])],
+        exception_handlers={Refusal: _on_refusal, 404: _on_unknown, 405: _on_method},
+    )
+    app.state.platform = platform
+    return Gate(app, platform)
+
+
+async def _on_refusal(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refusal)  # noqa: S101 - Starlette's handlers are typed for any exception
+    return refused(request, error)
+
+
+async def _on_unknown(request: Request, _error: Exception) -> Response:
+    return refused(request, Refusal("There is no such endpoint.", code="resource_not_exist", status=404))
+
+
+async def _on_method(request: Request, error: Exception) -> Response:
+    headers = dict(getattr(error, "headers", None) or {})
+    message = "This endpoint does not serve that method."
+    return refused(request, Refusal(message, code="method_not_allowed", status=405, headers=headers))

@@ -1,0 +1,78 @@
+"""The rows of a finished task, and how the emulator's open questions change them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from embed_pipeline.emulator.request import AcceptedRequest
+from embed_pipeline.emulator.settings import Switches
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SHORT_TAIL_SEC = 2.0
+
+
+@dataclass(frozen=True)
+class EmbeddingResult:
+    """What an engine computed for one media file.
+
+    Attributes:
+        engine: The engine's name, which names the vector space: `signal-1`, `instant-1`.
+        duration_sec: Length of the whole media file.
+        labels: Embedding option and scope (`clip` or `asset`) of each row.
+        start_sec: Float64, one per row; from the start of the file unless it was made relative.
+        end_sec: Float64, one per row.
+        vectors: Float32, rows by dimension, of unit length.
+        uncertainty: Float32 like `vectors`, or None where it was not asked for.
+        missing: Options the media cannot serve, and why.
+    """
+
+    engine: str
+    duration_sec: float
+    labels: tuple[tuple[str, str], ...]
+    start_sec: NDArray[np.float64]
+    end_sec: NDArray[np.float64]
+    vectors: NDArray[np.float32]
+    uncertainty: NDArray[np.float32] | None
+    missing: dict[str, str]
+
+    def take(self, rows: NDArray[np.intp]) -> EmbeddingResult:
+        """Return the result with only the given rows, in the given order."""
+        return replace(
+            self,
+            labels=tuple(self.labels[row] for row in rows),
+            start_sec=self.start_sec[rows],
+            end_sec=self.end_sec[rows],
+            vectors=np.ascontiguousarray(self.vectors[rows]),
+            uncertainty=None if self.uncertainty is None else np.ascontiguousarray(self.uncertainty[rows]),
+        )
+
+
+def as_answered(result: EmbeddingResult, request: AcceptedRequest, switches: Switches) -> EmbeddingResult:
+    """Apply the switches that decide what rows a result holds and how their offsets count.
+
+    Args:
+        result: What the engine returned, with offsets from the start of the file.
+        request: What was asked for.
+        switches: How open questions are read.
+
+    Returns:
+        The result as the platform would hand it out.
+    """
+    if switches.drop_short_tail and request.segmentation.strategy == "fixed" and result.labels:
+        is_clip = np.array([scope == "clip" for _, scope in result.labels])
+        # A file that is shorter than two seconds in all keeps its only segment.
+        short = (result.end_sec - result.start_sec < SHORT_TAIL_SEC) & is_clip & (result.start_sec > 0)
+        result = result.take(np.flatnonzero(~short))
+    if switches.window_times == "relative" and request.start_sec:
+        offset = request.start_sec
+        result = replace(
+            result,
+            start_sec=np.maximum(result.start_sec - offset, 0.0),
+            end_sec=np.maximum(result.end_sec - offset, 0.0),
+        )
+    return result

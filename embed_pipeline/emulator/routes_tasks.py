@@ -1,0 +1,202 @@
+"""The three calls on embedding tasks: create, list, retrieve."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from dataclasses import replace
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from embed_pipeline.emulator.answers import in_thread, json_response, platform_of, read_json, streamed_json
+from embed_pipeline.emulator.clock import from_rfc3339
+from embed_pipeline.emulator.identifiers import new_id
+from embed_pipeline.emulator.platform import Platform
+from embed_pipeline.emulator.refusal import Refusal
+from embed_pipeline.emulator.request import AcceptedRequest
+from embed_pipeline.emulator.sources import check_url
+from embed_pipeline.emulator.store import Task
+from embed_pipeline.emulator.validation import validate
+from embed_pipeline.emulator.wire import (
+    ROWS_PER_CHUNK,
+    TASK_ID,
+    created_body,
+    list_item,
+    page_info,
+    ready_chunks,
+    task_body,
+)
+
+STATUSES = ("processing", "ready", "failed")
+MAX_PAGE_LIMIT = 50
+_EXPIRED = "The embedding result is no longer available and cannot be retrieved."
+
+
+async def create_task(request: Request) -> Response:
+    """`POST /embed-v2/tasks`: check the request, keep the task, answer 202 before any work is done."""
+    platform = platform_of(request)
+    body = await read_json(request, platform.settings.sizes.body)
+    accepted = validate(body, platform.settings.switches)
+    task_id = await in_thread(request, _keep, platform, accepted, body)
+    location = f"{str(request.url).partition('?')[0]}/{task_id}"
+    return json_response(request, created_body(task_id, accepted), status=202, headers={"Location": location})
+
+
+def _keep(platform: Platform, accepted: AcceptedRequest, body: dict[str, Any]) -> str:
+    settings, now = platform.settings, platform.clock.now()
+    task_id = new_id(now)
+    field = f"{accepted.input_type}.media_source"
+    input_url = input_filename = None
+    if accepted.source_kind == "url":
+        input_url = accepted.source
+        check_url(
+            accepted.source,
+            media_root=settings.media_root,
+            allow_private=settings.allow_private_sources,
+            field=f"{field}.url",
+        )
+    elif accepted.source_kind == "base64":
+        media = _decoded(body[accepted.input_type]["media_source"]["base64_string"], settings.sizes.base64_media, field)
+        (platform.media / task_id).write_bytes(media)
+        accepted = replace(accepted, source=hashlib.blake2b(media, digest_size=16).hexdigest())
+    else:
+        input_filename = platform.asset_filename(accepted.source, field=f"{field}.asset_id")
+    platform.store.add(
+        task_id,
+        accepted,
+        now=now,
+        polls_left=settings.timing.after_polls,
+        held=settings.timing.on_command,
+        input_url=input_url,
+        input_filename=input_filename,
+    )
+    platform.workers.wake()
+    return task_id
+
+
+def _decoded(text: str, limit: int, field: str) -> bytes:
+    try:
+        media = base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise Refusal(f"{field}.base64_string is not valid base64.", f"{field}.base64_string") from None
+    if not media or len(media) > limit:
+        message = f"{field}.base64_string must hold from 1 to {limit} bytes once decoded, not {len(media)}."
+        raise Refusal(message, f"{field}.base64_string")
+    return media
+
+
+async def list_tasks(request: Request) -> Response:
+    """`GET /embed-v2/tasks`: a page of tasks, newest first, without vectors."""
+    platform = platform_of(request)
+    query = request.query_params
+    page, limit = (
+        number_from(query.get("page"), "page", 1, 2**31),
+        number_from(query.get("page_limit"), "page_limit", 10, MAX_PAGE_LIMIT),
+    )
+    status = query.get("status") or None
+    if status is not None and status not in STATUSES:
+        raise Refusal(f"status must be one of {', '.join(STATUSES)}.", "status", status)
+    first, last = (_bound(query.get(name), name) for name in ("started_at", "ended_at"))
+    items, total = await in_thread(request, _page, platform, first, last, status, page, limit)
+    return json_response(request, {"data": items, "page_info": page_info(page, limit, total)})
+
+
+def _page(
+    platform: Platform, first: int | None, last: int | None, status: str | None, page: int, limit: int
+) -> tuple[list[dict[str, Any]], int]:
+    switches, now = platform.settings.switches, platform.clock.now()
+    platform.store.settle(now)
+    exclusive = switches.date_bounds == "exclusive"
+    oldest = now - round(platform.settings.retention_sec * 1000)
+    tasks, total = platform.store.page(
+        # Without dates the list covers the days that results are kept for.
+        first_ms=oldest if first is None and last is None else (first or 0) + exclusive,
+        last_ms=None if last is None else last - exclusive,
+        status=status,
+        offset=(page - 1) * limit,
+        limit=limit,
+    )
+    if platform.settings.timing.after_polls and any(task.status == "processing" for task in tasks):
+        platform.store.count_poll()
+    return [list_item(task, switches) for task in tasks], total
+
+
+async def retrieve_task(request: Request) -> Response:
+    """`GET /embed-v2/tasks/{task_id}`: a task with all its vectors in one body."""
+    platform = platform_of(request)
+    task_id = request.path_params["task_id"]
+    if not TASK_ID.fullmatch(task_id) and platform.settings.switches.malformed_id == 400:
+        raise Refusal("task_id is not a valid id.", "task_id", task_id)
+    task = await in_thread(request, _look_up, platform, task_id)
+    if task is None:
+        raise not_found("Embedding task", task_id)
+    body = task_body(task, platform.settings.switches)
+    if task.status != "ready":
+        return json_response(request, body)
+    result = await in_thread(request, platform.store.result, task_id)
+    if result is None:
+        raise not_found("Embedding task", task_id)
+    chunks = ready_chunks(body, result, wide=platform.settings.switches.wide_numbers)
+    if len(result.labels) <= 2 * ROWS_PER_CHUNK:
+        return json_response(request, await in_thread(request, b"".join, chunks))
+    return streamed_json(request, chunks)
+
+
+def _look_up(platform: Platform, task_id: str) -> Task | None:
+    now = platform.clock.now()
+    platform.store.settle(now)
+    task = platform.store.get(task_id)
+    if task is None:
+        return None
+    if task.created_at < now - round(platform.settings.retention_sec * 1000) or task.effects.get("expired"):
+        if platform.settings.switches.expired_result == "not_found":
+            return None
+        return replace(task, status="failed", error=_EXPIRED)
+    if task.status == "processing" and platform.settings.timing.after_polls:
+        platform.store.count_poll(task_id)
+    return task
+
+
+def not_found(collection: str, item_id: str) -> Refusal:
+    """The answer for an id that nothing has."""
+    message = f"{collection} with id {item_id[:80]} does not exist."
+    return Refusal(message, code="resource_not_exist", status=404)
+
+
+def number_from(text: str | None, name: str, default: int, highest: int) -> int:
+    """Read a page number or a page size.
+
+    Args:
+        text: The query parameter, or None.
+        name: Its name, for the message.
+        default: What holds without it.
+        highest: The largest value allowed; the smallest is 1.
+
+    Raises:
+        Refusal: If it is no number within the bounds.
+    """
+    if text is None or text == "":
+        return default
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:12]) <= highest:
+        raise Refusal(f"{name} must be a whole number from 1 to {highest}.", name, text)
+    return int(text)
+
+
+def _bound(text: str | None, name: str) -> int | None:
+    if not text:
+        return None
+    try:
+        return from_rfc3339(text)
+    except ValueError:
+        raise Refusal(f"{name} must be an RFC 3339 time such as 2024-09-26T10:29:19Z.", name, text) from None
+
+
+ROUTES = [
+    Route("/embed-v2/tasks", create_task, methods=["POST"]),
+    Route("/embed-v2/tasks", list_tasks, methods=["GET"]),
+    Route("/embed-v2/tasks/{task_id}", retrieve_task, methods=["GET"]),
+]

@@ -1,0 +1,211 @@
+"""The bodies the emulator answers with: errors, tasks in lists and results, vectors as JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+
+import orjson
+
+from embed_pipeline.emulator.clock import to_rfc3339
+from embed_pipeline.emulator.refusal import Refusal
+from embed_pipeline.emulator.request import AcceptedRequest
+from embed_pipeline.emulator.settings import Switches
+
+if TYPE_CHECKING:
+    from embed_pipeline.emulator.results import EmbeddingResult
+    from embed_pipeline.emulator.store import Task
+
+DOCS_URL = "https://docs.twelvelabs.io/api-reference/error-codes"
+TASK_ID = re.compile(r"[0-9a-fA-F]{24}")
+ROWS_PER_CHUNK = 128
+_NESTED_CODES = {
+    "parameter_invalid": "VALIDATION_ERROR",
+    "parameter_unknown": "VALIDATION_ERROR",
+    "parameter_not_provided": "VALIDATION_ERROR",
+    "resource_not_exist": "RESOURCE_NOT_EXIST",
+    "too_many_requests": "RATE_LIMIT_EXCEEDED",
+    "api_key_invalid": "API_KEY_INVALID",
+    "internal_server_error": "INTERNAL_SERVER_ERROR",
+}
+
+
+def error_body(refusal: Refusal, *, nested: bool) -> bytes:
+    """Write an error in one of the platform's two shapes.
+
+    Args:
+        refusal: What is wrong.
+        nested: `{"error": {...}}` if true, else the flat shape with a `docs_url`.
+    """
+    if not nested:
+        return orjson.dumps({"code": refusal.code, "message": refusal.message, "docs_url": DOCS_URL})
+    details = dict(refusal.details)
+    if refusal.field is not None:
+        details["field"] = refusal.field
+    if refusal.value is not None:
+        details["value"] = _short(refusal.value)
+    error: dict[str, Any] = {"code": _NESTED_CODES.get(refusal.code, refusal.code), "message": refusal.message}
+    if details:
+        error["details"] = details
+    return orjson.dumps({"error": error})
+
+
+def nested_shape(switches: Switches, *, embed: bool) -> bool:
+    """Tell which shape an endpoint's errors have: as documented, nested for embed tasks and flat for all others."""
+    return embed if switches.error_shape == "documented" else switches.error_shape == "nested"
+
+
+def created_body(task_id: str, request: AcceptedRequest) -> bytes:
+    """Write the answer to a create; only the newer model tells its dimension."""
+    body: dict[str, Any] = {"_id": task_id, "status": "processing", "data": None}
+    if request.model_name == "marengo3.5":
+        body["metadata"] = {"embedding_dimension": request.dimension}
+    return orjson.dumps(body)
+
+
+def echoed_url(url: str | None, switches: Switches) -> str | None:
+    """Return a source's URL as results show it."""
+    if url is None or switches.echo_url == "never":
+        return None
+    return without_query(url) if switches.echo_url == "without_query" else url
+
+
+def without_query(url: str) -> str:
+    """Strip what may be secret from a URL: user, password, query and fragment."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return ""
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def list_item(task: Task, switches: Switches) -> dict[str, Any]:
+    """Write a task as the list shows it; its field names differ from those of a retrieve."""
+    request = task.request
+    metadata: dict[str, Any] = _origin(task, switches)
+    prefix = request.input_type
+    if prefix == "video":
+        if request.segmentation.strategy == "fixed":
+            metadata["video_clip_length"] = request.segmentation.seconds
+        metadata["video_embedding_scope"] = list(request.scopes)
+        metadata["video_embedding_option"] = list(request.options)
+    else:
+        # Older SDKs read the plural names, newer ones the singular: both are served.
+        for plural in ("", "s"):
+            metadata[f"audio_embedding_scope{plural}"] = list(request.scopes)
+            metadata[f"audio_embedding_option{plural}"] = list(request.options)
+        metadata.update(_offsets(request))
+    if task.duration is not None:
+        metadata["duration"] = task.duration
+    return {
+        "_id": task.id,
+        "model_name": request.model_name,
+        "status": task.status,
+        "created_at": to_rfc3339(task.created_at),
+        "updated_at": to_rfc3339(task.updated_at),
+        f"{prefix}_embedding": {"metadata": metadata},
+    }
+
+
+def task_body(task: Task, switches: Switches) -> dict[str, Any]:
+    """Write a task as retrieve shows it, but for its vectors: `data` is null here."""
+    body: dict[str, Any] = {
+        "_id": task.id,
+        "status": task.status,
+        "created_at": to_rfc3339(task.created_at),
+        "updated_at": to_rfc3339(task.updated_at),
+        "data": None,
+    }
+    shown = task.status == "ready" or (switches.metadata_while_processing and task.status == "processing")
+    if shown and task.duration is not None:
+        body["metadata"] = _result_metadata(task, switches)
+    if task.status == "ready" and task.request.model_name == "marengo3.5":
+        tokens = max(1, round((task.duration or 0.0) * _TOKENS_PER_SEC))
+        body["usage"] = {"input_tokens": {task.request.input_type: tokens}, "truncated": False}
+    if task.status == "failed":
+        body["error"] = {"message": task.error or "The embedding task failed. Please try again later."}
+    return body
+
+
+# The platform's token counts are not documented; this keeps them present and in proportion to the media's length.
+_TOKENS_PER_SEC = 64
+
+
+def _result_metadata(task: Task, switches: Switches) -> dict[str, Any]:
+    request = task.request
+    metadata: dict[str, Any] = {"input_type": request.input_type, **_origin(task, switches)}
+    if request.input_type == "video" and request.segmentation.strategy == "fixed":
+        metadata["clip_length"] = request.segmentation.seconds
+    metadata["embedding_scopes"] = list(request.scopes)
+    metadata["embedding_options"] = list(request.options)
+    metadata["duration"] = task.duration
+    metadata.update(_offsets(request))
+    if request.model_name == "marengo3.5":
+        metadata["embedding_dimension"] = request.dimension
+    if task.engine is not None:
+        metadata["embedding_engine"] = task.engine
+    return metadata
+
+
+def _origin(task: Task, switches: Switches) -> dict[str, Any]:
+    url = echoed_url(task.input_url, switches)
+    if url is not None:
+        return {"input_url": url}
+    return {} if task.input_filename is None else {"input_filename": task.input_filename}
+
+
+def _offsets(request: AcceptedRequest) -> dict[str, Any]:
+    offsets: dict[str, Any] = {}
+    if request.start_sec is not None:
+        offsets["start_offset_sec"] = request.start_sec
+    if request.end_sec is not None:
+        offsets["end_offset_sec"] = request.end_sec
+    return offsets
+
+
+def ready_chunks(body: dict[str, Any], result: EmbeddingResult, *, wide: bool = False) -> Iterator[bytes]:
+    """Write a ready task with its vectors, piece by piece, so that a long one neither fills memory nor holds the GIL.
+
+    Args:
+        body: What `task_body` returned.
+        result: The rows to put in place of its null `data`.
+        wide: Write numbers with the digits of a double.
+
+    Yields:
+        The JSON text in order, about 128 rows at a time.
+    """
+    head, tail = orjson.dumps({key: value for key, value in body.items() if key != "data"})[:-1], b"]}"
+    yield head + b',"data":['
+    vectors = result.vectors.astype("float64") if wide else result.vectors
+    for first in range(0, len(result.labels), ROWS_PER_CHUNK):
+        rows = []
+        for index in range(first, min(first + ROWS_PER_CHUNK, len(result.labels))):
+            option, scope = result.labels[index]
+            row: dict[str, Any] = {
+                "embedding": vectors[index],
+                "embedding_option": option,
+                "embedding_scope": scope,
+                "start_sec": float(result.start_sec[index]),
+                "end_sec": float(result.end_sec[index]),
+            }
+            if result.uncertainty is not None:
+                row["embedding_uncertainty"] = result.uncertainty[index]
+            rows.append(orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY))
+        yield (b"," if first else b"") + b",".join(rows)
+    yield tail
+
+
+def page_info(page: int, limit: int, total: int) -> dict[str, int]:
+    """Describe a page; an empty list has no pages."""
+    return {"limit_per_page": limit, "page": page, "total_page": -(-total // limit), "total_results": total}
+
+
+def _short(value: Any) -> Any:
+    """Keep an echoed value small and serialisable: it is there for a person to recognise."""
+    if isinstance(value, bool | int | float) and abs(value) < 2**53:
+        return value
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= 200 else text[:200] + "…"

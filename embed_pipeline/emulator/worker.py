@@ -1,0 +1,198 @@
+"""The workers: threads that take queued tasks, bring their media here, have them embedded and keep the outcome."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from embed_pipeline.emulator.clock import Clock
+from embed_pipeline.emulator.compute import Compute, reads_sources
+from embed_pipeline.emulator.refusal import Refusal
+from embed_pipeline.emulator.results import EmbeddingResult, as_answered
+from embed_pipeline.emulator.settings import EmulatorSettings, Timing
+from embed_pipeline.emulator.sources import SourceError, below_root, fetch, size_failure
+from embed_pipeline.emulator.store import Task, TaskStore
+
+_log = logging.getLogger(__name__)
+_FAILED = "The embedding task failed. Please try again later."
+
+
+def release_time(task: Task, duration_sec: float | None, timing: Timing) -> int:
+    """Say from when on a task may show its outcome.
+
+    Args:
+        task: The task.
+        duration_sec: Length of its media, or None if that never became known.
+        timing: What the settings ask for.
+
+    Returns:
+        Epoch milliseconds. Polls and commands are counted elsewhere.
+    """
+    seconds: float = max(
+        timing.after_sec, timing.per_media_sec * (duration_sec or 0.0), task.effects.get("delay_sec", 0.0)
+    )
+    return task.created_at + int(seconds * 1000)
+
+
+class Workers:
+    """A few threads that empty the queue of the task store.
+
+    Args:
+        store: Where tasks wait and outcomes go.
+        settings: How many threads, which limits.
+        compute: What embeds a file.
+        clock: What time it is.
+        media: The folder of media that came inside requests or were downloaded.
+        asset_path: Where the file of an uploaded asset lies, or None if it is not ready.
+        on_duration: Told the seconds of every media file that was embedded; the rate limits count them.
+    """
+
+    def __init__(
+        self,
+        store: TaskStore,
+        settings: EmulatorSettings,
+        compute: Compute,
+        clock: Clock,
+        media: Path,
+        asset_path: Callable[[str], Path | None],
+        on_duration: Callable[[Task, float], None],
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._compute = compute
+        self._clock = clock
+        self._media = media
+        self._asset_path = asset_path
+        self._on_duration = on_duration
+        self._wake = threading.Condition()
+        self._news = 0
+        self._stopping = False
+        count = settings.workers or max(1, os.cpu_count() or 1)
+        self._threads = [
+            threading.Thread(target=self._run, name=f"embed-worker-{number}", daemon=True) for number in range(count)
+        ]
+
+    def start(self) -> None:
+        """Begin to empty the queue."""
+        for thread in self._threads:
+            thread.start()
+
+    def wake(self) -> None:
+        """Tell the workers that a task was queued."""
+        with self._wake:
+            self._news += 1
+            self._wake.notify()
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """Take no further task, and wait a while for those in work; what is not done by then is done after a restart.
+
+        Args:
+            timeout: How long to wait in all, in seconds.
+        """
+        with self._wake:
+            self._stopping = True
+            self._wake.notify_all()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(timeout / len(self._threads))
+
+    def _run(self) -> None:
+        while not self._stopping:
+            seen = self._news
+            try:
+                task = self._store.claim()
+                if task is not None:
+                    self._work(task)
+                    continue
+            except sqlite3.Error:
+                if self._stopping:
+                    return
+                _log.exception("A worker could not use the task store; it goes on in a second.")
+                seen = -1
+            with self._wake:
+                if self._news == seen or seen < 0:
+                    self._wake.wait(timeout=1.0)
+
+    def _work(self, task: Task) -> None:
+        timing = self._settings.timing
+        forced = task.effects.get("fail")
+        try:
+            if forced is not None:
+                raise SourceError(str(forced))
+            result = self._embed(task)
+        except SourceError as failure:
+            now = self._clock.now()
+            self._store.fail(task.id, failure.message, release_at=release_time(task, None, timing), now=now)
+        except sqlite3.Error:
+            raise
+        except Exception:
+            # Whatever an engine does, the task ends and the worker lives.
+            _log.exception("Task %s failed for a reason of the emulator's own.", task.id)
+            self._store.fail(task.id, _FAILED, release_at=task.created_at, now=self._clock.now())
+        else:
+            self._on_duration(task, result.duration_sec)
+            release_at = release_time(task, result.duration_sec, timing)
+            self._store.finish(task.id, result, release_at=release_at, now=self._clock.now())
+        if task.request.source_kind == "base64":
+            with suppress(OSError):
+                (self._media / task.id).unlink()
+
+    def _embed(self, task: Task) -> EmbeddingResult:
+        settings, request = self._settings, task.request
+        if not reads_sources(settings):
+            return as_answered(self._compute(None, request), request, settings.switches)
+        path, temporary = self._bring(task)
+        try:
+            result = self._compute(path, request)
+        finally:
+            if temporary:
+                path.unlink(missing_ok=True)
+        duration, shortest, longest = result.duration_sec, settings.min_duration_sec, settings.max_duration_sec
+        if duration < shortest:
+            raise SourceError(f"Duration ({duration:.1f} seconds) is below minimum limit of {shortest:g} seconds")
+        if duration > longest:
+            raise SourceError(
+                f"Duration ({duration:.1f} seconds) exceeds maximum limit of {longest:.0f} seconds "
+                f"({longest // 60:.0f} minutes)"
+            )
+        if settings.switches.missing_modality == "fail" and result.missing:
+            raise SourceError("The embedding request was invalid.")
+        return as_answered(result, request, settings.switches)
+
+    def _bring(self, task: Task) -> tuple[Path, bool]:
+        """Return the file of a task's source, and whether it is to be deleted afterwards."""
+        request, sizes = task.request, self._settings.sizes
+        if request.source_kind == "url" and not request.source.startswith("file:"):
+            path = self._media / f"{task.id}.fetched"
+            try:
+                fetch(
+                    request.source,
+                    path,
+                    limit=sizes.fetched,
+                    allow_private=self._settings.allow_private_sources,
+                )
+            except SourceError:
+                path.unlink(missing_ok=True)
+                raise
+            return path, True
+        if request.source_kind == "url":
+            try:
+                root = self._settings.media_root
+                found = None if root is None else below_root(request.source, root)
+            except Refusal as refusal:
+                raise SourceError from refusal
+        elif request.source_kind == "asset":
+            found = self._asset_path(request.source)
+        else:
+            found = self._media / task.id
+        if found is None or not found.is_file():
+            raise SourceError
+        size = found.stat().st_size
+        if size > sizes.fetched:
+            raise size_failure(size, sizes.fetched)
+        return found, False
