@@ -23,10 +23,10 @@ Thumb = npt.NDArray[np.uint8]
 class CutDetector:
     """Finds changes of scene while the frames come in.
 
-    Each frame differs from the one before by half the distance of their colour histograms (mean over the quadrants) and
-    half the difference of their blocks. A cut is where that difference is at least 0.18, the greatest within six frames,
-    and four times what surrounds it. A stretch of blank frames (black, white or of any one colour) between pictures is a
-    cut in its middle: scenes that fade out and in differ little from any frame to the next.
+    Each frame differs from the one before by half the distance of their colour histograms (mean over the quadrants)
+    and half the difference of their blocks. A cut is where that difference is at least 0.18, the greatest within six
+    frames, and four times what surrounds it. A stretch of blank frames (black, white or of any one colour) between
+    pictures is a cut in its middle: scenes that fade out and in differ little from any frame to the next.
     """
 
     def __init__(self) -> None:
@@ -140,5 +140,4 @@ def frame_differences(thumbs: Thumb) -> FloatArray:
     histogram_distance = np.abs(np.diff(histograms, axis=0)).sum(axis=1) / (2 * WIDTH * HEIGHT)
     blocks = thumbs.reshape(count, HEIGHT // 4, 4, WIDTH // 4, 4, 3).mean(axis=(2, 4), dtype=np.float32)
     block_difference = np.abs(np.diff(blocks, axis=0)).mean(axis=(1, 2, 3)) / 255
-    result: FloatArray = (0.5 * histogram_distance + 0.5 * np.minimum(1.0, 4 * block_difference)).astype(np.float32)
-    return result
+    return np.asarray((0.5 * histogram_distance + 0.5 * np.minimum(1.0, 4 * block_difference)), np.float32)

@@ -14,7 +14,7 @@ SOURCE_UNREACHABLE: Final = "failed to fetch or materialize source media"
 UNPROCESSABLE: Final = "We could not process your media for embedding. Please verify the input file and try again."
 
 
-class MediaFailure(Exception):
+class MediaFailure(Exception):  # noqa: N818 - the outcome of a task, not a mistake
     """A media file could not be embedded.
 
     Args:

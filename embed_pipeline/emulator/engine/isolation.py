@@ -36,7 +36,7 @@ _START_SEC = 60.0
 _SECRETS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL")
 
 
-class _Gone(Exception):
+class _GoneError(Exception):
     """The worker has ended, or has sent something that is no message."""
 
 
@@ -99,7 +99,7 @@ class Worker:
         except queue.Empty:
             self.kill()
             raise MediaFailure(NOT_COMPLETED, permanent=False, detail="it took too long") from None
-        except (_Gone, WireError, KeyError, ValueError, TypeError, OSError) as error:
+        except (_GoneError, WireError, KeyError, ValueError, TypeError, OSError) as error:
             self.kill()
             detail = f"the worker process ended with code {self._process.returncode} ({error!r})"
             raise MediaFailure(NOT_COMPLETED, permanent=False, detail=detail) from error
@@ -130,7 +130,7 @@ class Worker:
     def _next(self, timeout: float) -> tuple[dict[str, Any], list[np.ndarray]]:
         message = self._messages.get(timeout=timeout)
         if message is None:
-            raise _Gone
+            raise _GoneError
         return message
 
     def _listen(self) -> None:

@@ -20,13 +20,11 @@ def unit(vectors: FloatArray) -> FloatArray:
     Returns:
         The same shape. A vector of nothing but zeros becomes the first axis: a length of one is promised.
     """
-    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    result = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 1e-12)
-    result[..., 0] += (lengths[..., 0] <= 1e-12).astype(np.float32)
-    # Once more, in float64: the first division leaves the length off by a few units in the last place.
-    exact = result.astype(np.float64)
-    exact /= np.linalg.norm(exact, axis=-1, keepdims=True)
-    return exact.astype(np.float32)
+    exact = np.asarray(vectors, np.float64)
+    lengths = np.linalg.norm(exact, axis=-1, keepdims=True)
+    result = np.divide(exact, lengths, out=np.zeros_like(exact), where=lengths > 1e-12)
+    result[..., 0] += lengths[..., 0] <= 1e-12
+    return np.asarray(result, np.float32)
 
 
 def project(features: FloatArray, seed: int) -> FloatArray:
@@ -36,13 +34,13 @@ def project(features: FloatArray, seed: int) -> FloatArray:
     projection, which is what makes shorter vectors a prefix of the long ones. Up to 512 features lose nothing.
 
     Args:
-        features: float32 of shape (rows, features), at most 4,096 features.
+        features: float32 of shape (features,), at most 4,096 of them.
         seed: Which projection. Different seeds give rotations that have nothing to do with each other.
 
     Returns:
-        float32 of shape (rows, 512), each of unit length.
+        float32 of shape (512,), of unit length.
     """
-    return unit(np.ascontiguousarray(features @ _matrix(features.shape[1], seed)))
+    return unit(np.asarray(features @ _matrix(features.shape[0], seed), np.float32))
 
 
 @functools.lru_cache(maxsize=16)

@@ -24,9 +24,9 @@ def fuse(tracks: dict[str, list[Row]]) -> list[Row]:
             spans.setdefault(row.span, []).append((option, row))
     fused = []
     for span, parts in sorted(spans.items()):
-        turned = [project(row.vector[None, :], _FUSED_SEEDS[option])[0] for option, row in parts]
-        vector = unit(np.sum(turned, axis=0, dtype=np.float32)[None, :])[0]
-        spread = np.mean([row.spread for _, row in parts], axis=0, dtype=np.float32)
+        turned = [project(row.vector, _FUSED_SEEDS[option]) for option, row in parts]
+        vector = unit(np.asarray(np.sum(turned, axis=0), np.float32))
+        spread = np.asarray(np.mean([row.spread for _, row in parts], axis=0), np.float32)
         fused.append(Row(span, vector, spread))
     return fused
 

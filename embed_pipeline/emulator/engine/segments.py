@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from typing import NamedTuple
@@ -101,7 +102,7 @@ class SegmentPlanner:
         start, self._start = self._start, end
         parts = 1 if math.isinf(self._max) else max(1, math.ceil((end - start) / self._max - 1e-9))
         bounds = [start + (end - start) * part / parts for part in range(parts)] + [end]
-        return [Span(first, last) for first, last in zip(bounds, bounds[1:], strict=False)]
+        return [Span(first, last) for first, last in itertools.pairwise(bounds)]
 
 
 def plan(segmentation: Fixed | Dynamic, cuts: list[float], start_sec: float, end_sec: float) -> list[Span]:

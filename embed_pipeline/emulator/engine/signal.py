@@ -24,7 +24,7 @@ from embed_pipeline.emulator.engine.request import (
 )
 from embed_pipeline.emulator.engine.rows import answer
 from embed_pipeline.emulator.engine.segments import SegmentPlanner, Span
-from embed_pipeline.emulator.engine.sound import CHROMA, FRAME_SEC, MELS, Spectrum, embed_sound
+from embed_pipeline.emulator.engine.sound import FRAME_SEC, MELS, Spectrum, embed_sound
 from embed_pipeline.emulator.engine.stream import Caption, MediaStream, Picture, Sound, open_media
 from embed_pipeline.emulator.engine.text import embed_text
 from embed_pipeline.emulator.engine.track import Row, Track
@@ -73,7 +73,7 @@ class SignalEngine:
         """What takes in the parts of a file; an engine with more to see in a picture replaces it."""
         return Reading(media, request)
 
-    def transcript(self, path: Path, media: MediaStream, reading: Reading) -> tuple[list[Caption], str]:
+    def transcript(self, path: Path, reading: Reading) -> tuple[list[Caption], str]:
         """What is said in the file, and where that is nothing, why."""
         if reading.captions:
             return sorted(reading.captions, key=lambda caption: caption.start), ""
@@ -98,7 +98,7 @@ class SignalEngine:
         if "audio" in request.options and "audio" not in tracks:
             missing["audio"] = "no sound could be decoded" if media.has_sound else "no audio stream"
         if "transcription" in request.options:
-            captions, why = self.transcript(path, media, reading)
+            captions, why = self.transcript(path, reading)
             rows = [self._spoken(span, words) for span in reading.spans if (words := spoken_in(captions, span))]
             if rows:
                 tracks["transcription"] = rows
@@ -257,7 +257,6 @@ class Reading:
             self.tracks["audio"].add(self._spectrum_time, FRAME_SEC, columns)
         if self._pauses is not None:
             self._pauses.add(self._spectrum_time, columns[:, :MELS].sum(axis=1))
-        assert columns.shape[1] == MELS + CHROMA
         self._spectrum_time += FRAME_SEC * len(columns)
 
 
@@ -274,5 +273,5 @@ class Shrink:
         from av.video.reformatter import VideoReformatter
 
         scaler = self._scalers.setdefault((width, height), VideoReformatter())
-        small = scaler.reformat(frame, width=width, height=height, format="rgb24", interpolation="AREA")
+        small = scaler.reformat(frame, width=width, height=height, format="rgb24", interpolation="AREA", threads=1)
         return small.to_ndarray()

@@ -59,13 +59,12 @@ class Spectrum:
 
 def _power(frames: FloatArray, size: int) -> FloatArray:
     spectrum = np.fft.rfft(frames * _hann(size), axis=1)
-    result: FloatArray = ((spectrum.real**2 + spectrum.imag**2) / (size * size / 16)).astype(np.float32)
-    return result
+    return np.asarray((spectrum.real**2 + spectrum.imag**2) / (size * size / 16), np.float32)
 
 
 @functools.cache
 def _hann(size: int) -> FloatArray:
-    return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)).astype(np.float32)
+    return np.asarray((0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)), np.float32)
 
 
 @functools.cache
@@ -80,7 +79,7 @@ def _mel_bands() -> FloatArray:
     rise = (bins - low) / np.maximum(centre - low, 32.0)
     fall = (high - bins) / np.maximum(high - centre, 32.0)
     bands = np.maximum(0, np.minimum(rise, fall))
-    return (bands / np.maximum(bands.sum(axis=0), 1e-6)).astype(np.float32)
+    return np.asarray((bands / np.maximum(bands.sum(axis=0), 1e-6)), np.float32)
 
 
 @functools.cache
@@ -89,7 +88,7 @@ def _chroma_bands() -> FloatArray:
     usable = (bins > 100) & (bins < 4000)
     note = 12 * np.log2(np.where(usable, bins, 440.0) / 440.0)
     distance = (note[:, None] - np.arange(CHROMA) + 6) % 12 - 6
-    return (np.exp(-((distance / 0.6) ** 2)) * usable[:, None]).astype(np.float32)
+    return np.asarray((np.exp(-((distance / 0.6) ** 2)) * usable[:, None]), np.float32)
 
 
 def embed_sound(columns: FloatArray) -> FloatArray:
@@ -103,12 +102,12 @@ def embed_sound(columns: FloatArray) -> FloatArray:
     """
     if not len(columns) or float(columns[:, :MELS].max()) < _SILENT_POWER:
         return _silence()
-    return project(_features(columns)[None, :], _SEED)[0]
+    return project(_features(columns), _SEED)
 
 
 @functools.cache
 def _silence() -> FloatArray:
-    return project(np.ones((1, 512), np.float32), _SEED + 1)[0]
+    return project(np.ones(512, np.float32), _SEED + 1)
 
 
 def _features(columns: FloatArray) -> FloatArray:
@@ -130,23 +129,22 @@ def _features(columns: FloatArray) -> FloatArray:
         _length_one(_notes(chroma)) * 0.8,
         _length_one(np.concatenate(quarter) - np.tile(np.mean(quarter, axis=0), 4)) * 0.5,
     ]
-    return np.concatenate(blocks).astype(np.float32)
+    return np.asarray(np.concatenate(blocks), np.float32)
 
 
 def _length_one(block: FloatArray) -> FloatArray:
-    result: FloatArray = block / (np.float32(np.linalg.norm(block)) + np.float32(1e-6))
-    return result
+    return np.asarray(block / (np.float32(np.linalg.norm(block)) + np.float32(1e-6)), np.float32)
 
 
 @functools.cache
 def _cosines() -> FloatArray:
     position, frequency = np.arange(MELS)[:, None] + 0.5, np.arange(20)[None, :]
-    return (np.cos(np.pi * frequency * position / MELS) / MELS).astype(np.float32)
+    return np.asarray((np.cos(np.pi * frequency * position / MELS) / MELS), np.float32)
 
 
 @functools.cache
 def _broad_bands() -> FloatArray:
-    return (np.repeat(np.eye(16), MELS // 16, axis=0) / (MELS // 16)).astype(np.float32)
+    return np.asarray((np.repeat(np.eye(16), MELS // 16, axis=0) / (MELS // 16)), np.float32)
 
 
 def _rhythm(broad: FloatArray) -> FloatArray:
@@ -167,5 +165,4 @@ def _notes(chroma: FloatArray) -> FloatArray:
     total = chroma.sum(axis=1, keepdims=True)
     share = (chroma / np.maximum(total, 1e-12) * (total > _SILENT_POWER)).astype(np.float32)
     mean = share.mean(axis=0)
-    result: FloatArray = np.concatenate([mean - mean.mean(), share.std(axis=0)])
-    return result
+    return np.asarray(np.concatenate([mean - mean.mean(), share.std(axis=0)]), np.float32)

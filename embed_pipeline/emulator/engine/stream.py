@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -162,7 +162,7 @@ class MediaStream:
         if self.start_sec > 0:
             self._container.seek(int((self.start_sec + self._origin) * 1_000_000), backward=True)
         pending = {stream.index for stream in streams}
-        clocks = {stream.index: self.start_sec if self.start_sec else 0.0 for stream in streams}
+        clocks = {stream.index: self.start_sec for stream in streams}
         sound = _SoundTrack()
         packets = self._container.demux(*streams)
         while pending - ({self._captions.index} if self._captions is not None else set()):
@@ -210,7 +210,7 @@ class MediaStream:
         rate = self._video.average_rate if self._video is not None else None
         return min(10.0, float(1 / rate)) if rate else 0.04
 
-    def _caption(self, packet: Packet, shown: object) -> Iterator[Caption]:
+    def _caption(self, packet: Packet[Any], shown: object) -> Iterator[Caption]:
         if packet.pts is None or packet.time_base is None:
             return
         start = float(packet.pts * packet.time_base) - self._origin
@@ -253,7 +253,7 @@ class _SoundTrack:
                 self._samples += len(clean)
 
 
-def _decode(packet: Packet) -> list[object]:
+def _decode(packet: Packet[Any]) -> list[object]:
     import av
 
     try:

@@ -37,4 +37,4 @@ def embed_text(text: str) -> FloatArray:
     for piece, count in counts.items():
         code = zlib.crc32(piece.encode())
         weights[code % DIMENSION] += (1.0 if code >> 31 else -1.0) * np.sqrt(count)
-    return project(weights[None, :], _SEED)[0]
+    return project(weights, _SEED)

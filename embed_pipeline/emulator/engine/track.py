@@ -95,7 +95,6 @@ class Track:
         self.rows.append(Row(span, vector, spread))
 
     def _take(self, span: Span) -> FloatArray:
-        assert self._width is not None
         chosen: list[FloatArray] = []
         last: FloatArray | None = None
         for start, features in zip(self._times, self._features, strict=True):
@@ -118,7 +117,7 @@ class Track:
             return last
         if self.hold and self._features:
             return self._features[0][:1]
-        return np.zeros((0, self._width), np.float32)
+        return np.zeros((0, self._width or 0), np.float32)
 
 
 def whole(rows: list[Row], span: Span) -> Row:

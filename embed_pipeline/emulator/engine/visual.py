@@ -33,9 +33,10 @@ def describe_pictures(pictures: npt.NDArray[np.uint8]) -> FloatArray:
     Returns:
         float32 of shape (pictures, features).
     """
-    rgb = pictures.astype(np.float32) / 255
-    luma = rgb @ np.array([0.299, 0.587, 0.114], np.float32)
-    blue, red = (rgb[..., 2] - luma) * 0.564, (rgb[..., 0] - luma) * 0.713
+    rgb: FloatArray = pictures.astype(np.float32) / np.float32(255)
+    luma: FloatArray = rgb @ np.array([0.299, 0.587, 0.114], np.float32)
+    blue: FloatArray = (rgb[..., 2] - luma) * np.float32(0.564)
+    red: FloatArray = (rgb[..., 0] - luma) * np.float32(0.713)
     mean, std = luma.mean(axis=(1, 2), keepdims=True), luma.std(axis=(1, 2), keepdims=True)
     normal = (luma - mean) / (std + 0.03)
     contrast = std[:, 0] / (std[:, 0] + 0.03)
@@ -47,7 +48,7 @@ def describe_pictures(pictures: npt.NDArray[np.uint8]) -> FloatArray:
         np.concatenate([_layout(blue)[:, :15], _layout(red)[:, :15]], axis=1) * 0.45,
         _hues(blue, red) * 1.5,
     ]
-    return np.concatenate(blocks, axis=1).astype(np.float32)
+    return np.asarray(np.concatenate(blocks, axis=1), np.float32)
 
 
 def embed_pictures(features: FloatArray) -> FloatArray:
@@ -60,12 +61,11 @@ def embed_pictures(features: FloatArray) -> FloatArray:
         float32 of shape (512,), of unit length.
     """
     change = np.abs(np.diff(features, axis=0)).mean(axis=0) if len(features) > 1 else np.zeros_like(features[0])
-    return project(np.concatenate([features.mean(axis=0), change])[None, :], _SEED)[0]
+    return project(np.concatenate([features.mean(axis=0), change]), _SEED)
 
 
 def _length_one(block: FloatArray) -> FloatArray:
-    result: FloatArray = block / (np.linalg.norm(block, axis=1, keepdims=True) + 1e-6)
-    return result
+    return np.asarray(block / (np.linalg.norm(block, axis=1, keepdims=True) + 1e-6), np.float32)
 
 
 @functools.cache
@@ -73,7 +73,7 @@ def _cosines() -> FloatArray:
     position, frequency = np.arange(SIZE) + 0.5, np.arange(_LOW)[:, None]
     basis = np.cos(np.pi * frequency * position / SIZE) * np.sqrt(2 / SIZE)
     basis[0] /= np.sqrt(2)
-    return basis.astype(np.float32)
+    return np.asarray(basis, np.float32)
 
 
 @functools.cache
@@ -83,12 +83,14 @@ def _zigzag() -> npt.NDArray[np.intp]:
 
 
 def _layout(plane: FloatArray) -> FloatArray:
-    """The low frequencies of a plane, lowest first; a mirror turns the sign of the odd ones, so only their size counts."""
+    """The low frequencies of a plane, lowest first.
+
+    A mirror turns the sign of every second one across, so only their size counts.
+    """
     basis = _cosines()
     spectrum = basis @ plane @ basis.T / (SIZE / 8)
     spectrum[:, :, 1::2] = np.abs(spectrum[:, :, 1::2])
-    result: FloatArray = spectrum.reshape(len(plane), -1)[:, _zigzag()]
-    return result
+    return np.asarray(spectrum.reshape(len(plane), -1)[:, _zigzag()], np.float32)
 
 
 def _tones(plane: FloatArray) -> FloatArray:
@@ -104,7 +106,7 @@ def _tones(plane: FloatArray) -> FloatArray:
         + np.bincount(cell.ravel() + 1, share.ravel(), 51 * count)[: 51 * count]
     )
     histogram = np.sqrt(flat.reshape(count, 3, 17)[:, :, :16] / (SIZE * SIZE / 3))
-    return (histogram - histogram.mean(axis=2, keepdims=True)).reshape(count, -1).astype(np.float32)
+    return np.asarray((histogram - histogram.mean(axis=2, keepdims=True)).reshape(count, -1), np.float32)
 
 
 def _edges(normal: FloatArray) -> FloatArray:
@@ -132,4 +134,4 @@ def _hues(blue: FloatArray, red: FloatArray) -> FloatArray:
     half = (np.arange(SIZE) * 2 // SIZE)[None, :, None]
     cell = hue + _HUES * (half + 2 * np.arange(count)[:, None, None])
     total = np.bincount(cell.ravel(), saturation.ravel(), 2 * _HUES * count).reshape(count, -1)
-    return np.sqrt(total / (SIZE * SIZE)).astype(np.float32)
+    return np.asarray(np.sqrt(total / (SIZE * SIZE)), np.float32)

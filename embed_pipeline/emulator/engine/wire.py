@@ -1,6 +1,7 @@
 """How a worker process and its parent talk: a JSON head and raw numbers, never pickles.
 
-A worker decodes strangers' files. Should one of them take it over, all it can do to its parent is to send wrong numbers.
+A worker decodes strangers' files. Should one of them take it over, all it can do to its parent is to send wrong
+numbers.
 """
 
 from __future__ import annotations
@@ -36,8 +37,7 @@ def send(pipe: BinaryIO, head: dict[str, Any], *arrays: np.ndarray) -> None:
     bodies = [np.ascontiguousarray(array).tobytes() for array in arrays]
     pipe.write(_SIZES.pack(len(text), sum(map(len, bodies))))
     pipe.write(text)
-    for body in bodies:
-        pipe.write(body)
+    pipe.writelines(bodies)
     pipe.flush()
 
 
