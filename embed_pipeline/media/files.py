@@ -11,10 +11,11 @@ MediaType = Literal["audio", "video"]
 #: File name endings that are taken for media, in lower case, and what they are taken for. What a file really holds is
 #: found out by `MediaLibrary.probe`.
 MEDIA_TYPES: Final[Mapping[str, MediaType]] = {
-    **dict.fromkeys((".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts"), "video"),
-    **dict.fromkeys((".wmv", ".flv", ".3gp", ".3g2", ".ogv", ".mxf", ".vob"), "video"),
-    **dict.fromkeys((".wav", ".mp3", ".m4a", ".aac", ".flac", ".ogg", ".oga", ".opus", ".wma", ".aif", ".aiff"), "audio"),
-}  # fmt: skip
+    **dict.fromkeys((".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts"), "video"),
+    **dict.fromkeys((".mts", ".wmv", ".flv", ".3gp", ".3g2", ".ogv", ".mxf", ".vob"), "video"),
+    **dict.fromkeys((".wav", ".mp3", ".m4a", ".aac", ".flac", ".ogg", ".oga", ".opus", ".wma"), "audio"),
+    **dict.fromkeys((".aif", ".aiff"), "audio"),
+}
 
 DEFAULT_EXTENSIONS: Final[tuple[str, ...]] = tuple(MEDIA_TYPES)
 

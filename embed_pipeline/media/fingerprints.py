@@ -15,7 +15,7 @@ from typing import BinaryIO, Final
 
 from embed_pipeline.errors import MediaError
 from embed_pipeline.media.files import MediaFile
-from embed_pipeline.media.store import ContentState, Store, first_line
+from embed_pipeline.media.store import ContentState, Store, in_words
 
 _logger = logging.getLogger(__name__)
 
@@ -37,8 +37,8 @@ _CLOCK_GRAIN_SEC: Final = 2.0
 class FingerprintCache:
     """Remembers fingerprints in a small SQLite file; a cache, never state: without it files are read again.
 
-    Several processes may use one file. If the file is broken it is replaced; if it cannot be written, the cache lives in
-    memory.
+    Several processes may use one file. If the file is broken it is replaced; if it cannot be written, the cache lives
+    in memory.
 
     Args:
         path: The SQLite file, or None for a cache in memory.
@@ -117,7 +117,7 @@ class FingerprintCache:
                 with suppress(OSError):
                     path.unlink(missing_ok=True)
             except OSError as error:
-                _logger.warning("Fingerprints are kept in memory only: %s: %s.", path, first_line(error))
+                _logger.warning("Fingerprints are kept in memory only: %s: %s.", path, in_words(error))
                 break
         return _prepared(None)
 
@@ -309,7 +309,7 @@ class Fingerprinter:
             with self._store.open(file) as stream:
                 fingerprint = fingerprint_of_bytes(stream)
         except OSError as error:
-            raise MediaError(f"{file.key!r} cannot be read: {first_line(error)}.") from None
+            raise MediaError(f"{file.key!r} cannot be read: {in_words(error)}.") from None
         if self._store.state(file).stamp != state.stamp:
             raise MediaError(
                 f"{file.key!r} was written to while it was read; it is looked at again at the next listing."

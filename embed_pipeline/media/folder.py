@@ -12,13 +12,14 @@ from embed_pipeline.errors import MediaError
 from embed_pipeline.media.files import Listing, ListingBuilder, MediaFile
 from embed_pipeline.media.keys import encode_partition_key
 from embed_pipeline.media.selection import Selection, media_type_of, suffix_of
-from embed_pipeline.media.store import ContentState, first_line, gone
+from embed_pipeline.media.store import ContentState, gone, in_words, is_plain_path
 
 _ADVICE = "Set EMBED_MEDIA (or `location`) to a folder with audio and video, an s3:// prefix, or a list of URLs."
 
 # A folder that is being looked into: its path within the library ('' or with a slash at the end), and what it lies
 # within, as pairs of device and inode, so that a link back up is noticed.
 _Folder = tuple[str, tuple[tuple[int, int], ...]]
+_Folders = list[_Folder]
 
 
 class FolderStore:
@@ -62,7 +63,7 @@ class FolderStore:
             MediaError: If the folder is missing, is none, or may not be read.
         """
         try:
-            status = os.stat(self._root)
+            status = Path(self._root).stat()
             if not stat.S_ISDIR(status.st_mode):
                 raise MediaError(f"The media library {self._root!r} is not a folder. {_ADVICE}")
             with os.scandir(self._root):
@@ -71,10 +72,10 @@ class FolderStore:
             raise MediaError(f"The media library {self._root!r} does not exist. {_ADVICE}") from None
         except OSError as error:
             raise MediaError(
-                f"The media library {self._root!r} cannot be read: {first_line(error)}. Check its permissions. {_ADVICE}"
+                f"The media library {self._root!r} cannot be read: {in_words(error)}. Check permissions. {_ADVICE}"
             ) from error
         listing = ListingBuilder()
-        waiting: list[_Folder] = [("", ((status.st_dev, status.st_ino),))]
+        waiting: _Folders = [("", ((status.st_dev, status.st_ino),))]
         while waiting:
             folder = waiting.pop()
             try:
@@ -83,7 +84,7 @@ class FolderStore:
                         self._take(entry, folder, now, listing, waiting)
             except OSError as error:
                 shown = encode_partition_key(folder[0].rstrip("/"))
-                listing.skip("unreadable", f"The folder {shown!r} cannot be read: {first_line(error)}.")
+                listing.skip("unreadable", f"The folder {shown!r} cannot be read: {in_words(error)}.")
         return listing.build()
 
     def find(self, path: str) -> MediaFile:
@@ -92,15 +93,15 @@ class FolderStore:
         Raises:
             MediaError: If there is none, or the path leads out of the library.
         """
-        if not path or path.startswith("/") or "\0" in path or {"..", ".", ""} & set(path.split("/")):
+        if not is_plain_path(path):
             raise MediaError(gone(encode_partition_key(path), self._root))
         full = self._prefix + path
         try:
-            status = os.stat(full)
+            status = Path(full).stat()
         except OSError as error:
             message = gone(encode_partition_key(path), self._root)
             if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
-                message = f"{encode_partition_key(path)!r} cannot be read: {first_line(error)}."
+                message = f"{encode_partition_key(path)!r} cannot be read: {in_words(error)}."
             raise MediaError(message) from None
         if not stat.S_ISREG(status.st_mode) or not self._stays_inside(full):
             raise MediaError(gone(encode_partition_key(path), self._root))
@@ -109,7 +110,7 @@ class FolderStore:
     def state(self, file: MediaFile) -> ContentState:
         """Return size, times and inode of the file as they are now."""
         try:
-            status = os.stat(self._prefix + file.path)
+            status = os.stat(self._prefix + file.path)  # noqa: PTH116 - asked for every file at every listing
         except OSError as error:
             raise self._unreadable(file, error) from error
         return ContentState(
@@ -135,7 +136,7 @@ class FolderStore:
     def _unreadable(self, file: MediaFile, error: OSError) -> MediaError:
         if isinstance(error, FileNotFoundError):
             return MediaError(gone(file.key, self._root))
-        return MediaError(f"{file.key!r} cannot be read: {first_line(error)}. Check its permissions.")
+        return MediaError(f"{file.key!r} cannot be read: {in_words(error)}. Check its permissions.")
 
     def _take(
         self,
@@ -143,7 +144,7 @@ class FolderStore:
         folder: _Folder,
         now: float,
         listing: ListingBuilder,
-        waiting: list[_Folder],
+        waiting: _Folders,
     ) -> None:
         path = folder[0] + entry.name
         try:
@@ -171,7 +172,7 @@ class FolderStore:
             if entry.is_symlink():
                 listing.skip("link", f"{encode_partition_key(path)!r} is a link that leads nowhere.")
         except OSError as error:
-            listing.skip("unreadable", f"{encode_partition_key(path)!r} cannot be read: {first_line(error)}.")
+            listing.skip("unreadable", f"{encode_partition_key(path)!r} cannot be read: {in_words(error)}.")
 
     def _take_folder(
         self,
@@ -179,7 +180,7 @@ class FolderStore:
         folder: _Folder,
         linked: bool,
         listing: ListingBuilder,
-        waiting: list[_Folder],
+        waiting: _Folders,
     ) -> None:
         path = folder[0] + entry.name
         if entry.name.startswith("."):

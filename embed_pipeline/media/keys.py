@@ -1,4 +1,4 @@
-"""The partition key of a media file: its path within the library, written so that every part of Dagster can carry it."""
+"""The partition key of a media file: its path within the library, so written that all of Dagster can carry it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _UNWRITABLE_CATEGORIES: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _BIDI_CONTROLS: Final = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 # Every character that may need encoding is among these, so nearly all names are done after one quick search.
-_SUSPECT: Final = re.compile(r"[^\w/ ()\[\]'+=@#&!~;{}$^\-.]|\.\.\.|^[\s.]|[\s.]$|[^\S ]")
+_SUSPECT: Final = re.compile(r"[^\w/ ()\[\]'+=@#&!~;{}$^\-.]|\.\.\.|^[ .]|[ .]$")
 
 _ESCAPES: Final = re.compile(r"(?:%[0-9A-F]{2})+")
 
@@ -31,9 +31,9 @@ def encode_partition_key(path: str) -> str:
     """Write a path within the library as a partition key.
 
     Encoded, as `%XX` of their UTF-8 bytes, are: `%`, `,`, `|`, control characters, Unicode line ends, bidirectional
-    controls, lone surrogates, every third dot in a row (`...` marks a range of partitions in Dagster), and white space or a
-    dot at either end (the UI trims the one; the other would run into the dots of a range). All else stays readable:
-    `Küste, Abend.mp4` becomes `Küste%2C Abend.mp4`.
+    controls, lone surrogates, every third dot in a row (`...` marks a range of partitions in Dagster), and white space
+    or a dot at either end (the UI trims the one; the other would run into the dots of a range). All else stays
+    readable: `Küste, Abend.mp4` becomes `Küste%2C Abend.mp4`.
 
     Args:
         path: Path within the library, with `/` between folders. Any string will do.

@@ -26,8 +26,9 @@ class MediaLibrary:
     Making one reads nothing; it may be shared between threads.
 
     Args:
-        location: A folder (`/srv/recordings`, `file:///srv/recordings`), a prefix (`s3://bucket/recordings`, and whatever
-            else fsspec has a filesystem for), or a manifest: a `.txt`, `.csv` or `.jsonl` file that lists http(s) URLs.
+        location: A folder (`/srv/recordings`, `file:///srv/recordings`), a prefix (`s3://bucket/recordings`, and
+            whatever else fsspec has a filesystem for), or a manifest: a `.txt`, `.csv` or `.jsonl` file that lists
+            http(s) URLs.
         include: Patterns of which a file's path has to match one, such as `interviews/*`; none means all files.
         exclude: Patterns of which a file's path may match none.
         extensions: The endings that are taken for media.
@@ -119,8 +120,8 @@ class MediaLibrary:
 
         Args:
             files: The files.
-            budget_sec: The time in seconds; None waits for all. A file whose reading is under way when the time is up is
-                read to its end in the background, and its fingerprint remembered for the next call.
+            budget_sec: The time in seconds; None waits for all. A file whose reading is under way when the time is up
+                is read to its end in the background, and its fingerprint remembered for the next call.
             on_problem: Called with each file that cannot be read, and why.
 
         Returns:
@@ -167,7 +168,7 @@ class MediaLibrary:
 
         Args:
             file: The file.
-            expires_sec: How long the address should hold, in seconds; an address from a manifest holds as long as it does.
+            expires_sec: How long the address should hold, in seconds; one from a manifest holds as long as it does.
 
         Returns:
             The address, or None where there is no such thing.
@@ -207,8 +208,8 @@ def _store_for(
         return ManifestStore(location, selection, storage_options=storage_options)
     if scheme in ("http", "https"):
         raise ConfigurationError(
-            f"{scheme}:// locations cannot be listed. Write the URLs into a .txt, .csv or .jsonl file, one a line, and set "
-            "EMBED_MEDIA to that."
+            f"{scheme}:// locations cannot be listed. Write the URLs into a .txt, .csv or .jsonl file, one a line, and "
+            "set EMBED_MEDIA to that."
         )
     if scheme not in ("", "file"):
         from embed_pipeline.media.object_store import ObjectStore

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from embed_pipeline.errors import MediaError
 from embed_pipeline.media.files import MediaInfo
 
-if TYPE_CHECKING:
-    from av.container import InputContainer
-
-# The containers that hold recorded media. Without this list FFmpeg would also take playlists, which make it open whatever
-# other files and addresses they name, and text that merely looks like one of its many formats.
+# The containers that hold recorded media. Without this list FFmpeg would also take playlists, which make it open
+# whatever other files and addresses they name, and text that merely looks like one of its many formats.
 _FORMATS = (
     "aac,ac3,aiff,amr,asf,avi,caf,dv,flac,flv,gxf,h264,hevc,ivf,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,"
     "mp3,mpeg,mpegts,mpegvideo,m4v,mxf,nut,ogg,rm,w64,wav,wv"
@@ -45,7 +42,7 @@ def probe_stream(stream: BinaryIO, name: str) -> MediaInfo:
         raise MediaError(_not_playable(name, str(error))) from None
 
 
-def _info(container: InputContainer, name: str) -> MediaInfo:
+def _info(container: Any, name: str) -> MediaInfo:
     import av
 
     pictures = [
@@ -70,11 +67,11 @@ def _info(container: InputContainer, name: str) -> MediaInfo:
     )
 
 
-def _duration(container: InputContainer) -> float | None:
+def _duration(container: Any) -> float | None:
     import av
 
     if container.duration is not None and container.duration > 0:
-        return container.duration / av.time_base
+        return float(container.duration / av.time_base)
     lengths = [
         float(stream.duration * stream.time_base)
         for stream in container.streams
@@ -83,7 +80,7 @@ def _duration(container: InputContainer) -> float | None:
     return max(lengths) if lengths else _last_packet_end(container)
 
 
-def _last_packet_end(container: InputContainer) -> float | None:
+def _last_packet_end(container: Any) -> float | None:
     """Read all packets, without decoding them, for a recording whose header was never finished."""
     first: float | None = None
     last: float | None = None
@@ -98,7 +95,7 @@ def _last_packet_end(container: InputContainer) -> float | None:
 
 
 def _not_playable(name: str, why: str | None) -> str:
-    return f"{name!r} is not playable: {why or 'no audio or video could be read from it'}. Replace the file, or exclude it."
+    return f"{name!r} is not playable: {why or 'nothing could be read from it'}. Replace the file, or exclude it."
 
 
 class _Nameless:

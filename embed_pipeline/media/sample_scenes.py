@@ -27,6 +27,10 @@ def _mix(first: tuple[int, int, int], second: tuple[int, int, int], share: _Floa
     return start + (end - start) * np.clip(share, 0, 1)[..., None]
 
 
+def _colour(values: npt.ArrayLike) -> _Floats:
+    return np.asarray(values, np.float32)
+
+
 def _finish(picture: _Floats) -> Picture:
     return np.clip(picture, 0, 255).astype(np.uint8)
 
@@ -41,11 +45,11 @@ def sea(width: int, height: int, seed: int) -> Scene:
 
     def paint(time: float) -> Picture:
         sun = np.hypot((across - sun_at) * width / height, down - 0.3 - 0.01 * time)
-        picture = np.where((sun < 0.09)[..., None], np.float32([255, 240, 180]), sky)
+        picture = np.where((sun < 0.09)[..., None], _colour([255, 240, 180]), sky)
         depth = np.maximum(down - 0.55, 0)
         swell = np.sin(40 * down**2 * 6 - 2.2 * time + 3 * np.sin(9 * across + time)) * 0.5 + 0.5
         glitter = np.exp(-(((across - sun_at) * (4 - 5 * depth)) ** 2)) * swell**4
-        water = _mix((10, 40, 80), (60, 130, 150), swell * 0.6) + glitter[..., None] * np.float32([220, 160, 90])
+        water = _mix((10, 40, 80), (60, 130, 150), swell * 0.6) + glitter[..., None] * _colour([220, 160, 90])
         return _finish(np.where((down > 0.55)[..., None], water, picture))
 
     return paint
@@ -66,13 +70,13 @@ def skyline(width: int, height: int, seed: int) -> Scene:
 
     def paint(time: float) -> Picture:
         lit = building & pane & ((phases + time) % 20 < 9)
-        picture = np.where(building[..., None], np.float32([28, 28, 38]), sky)
-        picture = np.where(lit[..., None], np.float32([250, 210, 110]), picture)
+        picture = np.where(building[..., None], _colour([28, 28, 38]), sky)
+        picture = np.where(lit[..., None], _colour([250, 210, 110]), picture)
         street = down >= 0.85
-        picture = np.where(street[..., None], np.float32([20, 20, 22]), picture)
+        picture = np.where(street[..., None], _colour([20, 20, 22]), picture)
         for lane, (speed, colour) in enumerate(((0.21, (255, 60, 50)), (-0.17, (240, 240, 255)))):
             car = ((across - speed * time) * 5 % 1 < 0.08) & (abs(down - 0.9 - 0.05 * lane) < 0.012)
-            picture = np.where(car[..., None], np.float32(colour), picture)
+            picture = np.where(car[..., None], _colour(colour), picture)
         return _finish(picture)
 
     return paint
@@ -106,7 +110,7 @@ def market(width: int, height: int, seed: int) -> Scene:
     stripes = ((across * 14).astype(int) % 2 == 0) & (down < 0.35 + 0.03 * np.sin(across * 44))
     people = [(rng.uniform(0, 1), rng.uniform(-0.12, 0.12), rng.uniform(0.55, 0.85)) for _ in range(14)]
     colours = rng.uniform(30, 255, (14, 3)).astype(np.float32)
-    awning = np.float32(rng.uniform(60, 255, 3))
+    awning = _colour(rng.uniform(60, 255, 3))
 
     def paint(time: float) -> Picture:
         picture = _mix((230, 220, 190), (170, 150, 120), down)
@@ -129,7 +133,7 @@ def speaker(width: int, height: int, seed: int) -> Scene:
     books = rng.uniform(40, 200, (4, 40, 3)).astype(np.float32)
     shelf = books[(down * 4).astype(int), (across * 40).astype(int)]
     shelf[(down * 4) % 1 > 0.9] = (60, 40, 25)
-    coat = np.float32(rng.uniform(20, 200, 3))
+    coat = _colour(rng.uniform(20, 200, 3))
     middle = 0.35 + 0.3 * (seed % 2)
 
     def paint(time: float) -> Picture:
@@ -150,7 +154,7 @@ def slide(width: int, height: int, seed: int) -> Scene:
     across, down = _grid(width, height)
     rng = np.random.default_rng(seed)
     picture = np.full((height, width, 3), 248, np.float32)
-    accent = np.float32(rng.uniform(20, 200, 3))
+    accent = _colour(rng.uniform(20, 200, 3))
     picture[down < 0.16] = accent
     for line in range(int(rng.integers(3, 7))):
         row = (abs(down - 0.28 - 0.1 * line) < 0.02) & (across > 0.06) & (across < rng.uniform(0.35, 0.55))
@@ -161,7 +165,7 @@ def slide(width: int, height: int, seed: int) -> Scene:
 
     def paint(time: float) -> Picture:
         pointer = np.hypot(across - 0.3 - 0.2 * np.sin(time * 0.4), down - 0.5 - 0.2 * np.cos(time * 0.3)) < 0.02
-        return _finish(np.where(pointer[..., None], np.float32([230, 30, 30]), picture))
+        return _finish(np.where(pointer[..., None], _colour([230, 30, 30]), picture))
 
     return paint
 
@@ -185,7 +189,7 @@ def growth(width: int, height: int, seed: int) -> Scene:
         large = np.kron(states[generation], np.ones((4, 4), bool))
         full = np.zeros((height, width), bool)
         full[: large.shape[0], : large.shape[1]] = large
-        return _finish(np.where(full[..., None], np.float32([90, 220, 120]), np.float32([10, 20, 40])))
+        return _finish(np.where(full[..., None], _colour([90, 220, 120]), _colour([10, 20, 40])))
 
     return paint
 

@@ -22,7 +22,7 @@ def _noise(count: int, rate: int, low: float, high: float, rng: np.random.Genera
 
 
 def _loud(sound: Sound) -> Sound:
-    return (0.6 * sound / max(float(np.abs(sound).max()), 1e-6)).astype(np.float32)
+    return np.multiply(sound, 0.6 / max(float(np.abs(sound).max()), 1e-6), dtype=np.float32)
 
 
 def _strike(partials: tuple[float, ...], pitch: float, decay: float, seconds: float, rate: int) -> Sound:
@@ -45,7 +45,7 @@ def surf(count: int, rate: int, seed: int) -> Sound:
     rng = np.random.default_rng(seed)
     time = np.arange(count, dtype=np.float32) / rate
     swell = 0.25 + 0.75 * np.sin(np.pi * time / 5.5 + seed) ** 4
-    return _loud(_noise(count, rate, 150, 2500, rng) * swell)
+    return _loud(_noise(count, rate, 150, 2500, rng) * swell.astype(np.float32))
 
 
 def beat(count: int, rate: int, seed: int) -> Sound:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from embed_pipeline.errors import MediaError
-from embed_pipeline.media.store import first_line
+from embed_pipeline.media.store import in_words
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -131,15 +131,15 @@ BROKEN_SAMPLE: Final = "broken-upload.mp4"
 def write_sample_library(
     folder: str | PathLike[str], *, progress: Callable[[str, int, int], None] | None = None
 ) -> list[Path]:
-    """Make the sample library: short videos with cuts and sound, a shifted copy, sound alone, a long recording, a broken file.
+    """Make the sample library: videos with cuts and sound, a shifted copy, sound alone, a long one, a broken one.
 
-    What is there already stays as it is, so a second call is quick and changes no fingerprint. The bytes are the same each
-    time with the same version of PyAV.
+    What is there already stays as it is, so a second call is quick and changes no fingerprint. The bytes are the same
+    each time with the same version of PyAV.
 
     Args:
         folder: Where to put it; made if it is missing.
-        progress: Called before each file with its path within the library, its number from 1, and how many there are; and
-            at the end with an empty path.
+        progress: Called before each file with its path within the library, its number from 1, and how many there are;
+            and at the end with an empty path.
 
     Returns:
         The media files, in the order of `SAMPLES`, the broken one last.
@@ -164,7 +164,7 @@ def write_sample_library(
         _write_once(paths[-1], _write_broken)
     except OSError as error:
         raise MediaError(
-            f"The sample library cannot be written to {str(root)!r}: {first_line(error)}. Choose another folder."
+            f"The sample library cannot be written to {str(root)!r}: {in_words(error)}. Choose another folder."
         ) from error
     if progress is not None:
         progress("", total, total)
@@ -190,8 +190,7 @@ def write_sample(path: str | PathLike[str], sample: Sample) -> None:
 
 
 def _picture_stream(container: OutputContainer, codec: str, sample: Sample) -> VideoStream:
-    stream = container.add_stream(codec, rate=Fraction(sample.rate))
-    assert isinstance(stream, _av().VideoStream)  # noqa: S101 - for the type checker
+    stream = cast("VideoStream", container.add_stream(codec, rate=Fraction(sample.rate)))
     stream.width, stream.height = sample.size
     stream.pix_fmt = "yuv420p"
     stream.gop_size = 2 * sample.rate
@@ -204,8 +203,7 @@ def _picture_stream(container: OutputContainer, codec: str, sample: Sample) -> V
 
 
 def _sound_stream(container: OutputContainer, codec: str) -> AudioStream:
-    stream = container.add_stream(codec, rate=_SOUND_RATE)
-    assert isinstance(stream, _av().AudioStream)  # noqa: S101 - for the type checker
+    stream = cast("AudioStream", container.add_stream(codec, rate=_SOUND_RATE))
     stream.layout = "mono"
     return stream
 
@@ -243,10 +241,14 @@ def _write_once(path: Path, write: Callable[[Path], None]) -> None:
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.part")  # hidden, so that no listing sees half a file
-    write(unfinished)
-    os.utime(unfinished, (_WRITTEN_AT, _WRITTEN_AT))
-    unfinished.replace(path)
+    # Hidden, so that no listing sees half a file; of our own, so that two processes can do this at once.
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        write(unfinished)
+        os.utime(unfinished, (_WRITTEN_AT, _WRITTEN_AT))
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _write_subtitles(path: Path, sample: Sample) -> None:

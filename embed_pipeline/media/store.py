@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -62,15 +63,33 @@ class Store(Protocol):
         ...
 
 
-def gone(path_or_key: str, library: str) -> str:
-    """Word the message for a file that is not there any more."""
-    return (
-        f"{path_or_key!r} is not in the media library {library!r} any more. Put the file back, or delete its partition."
-    )
+_QUERY = re.compile(r"\?[^\s\"'<>]+")
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s\"'@]*@")
 
 
-def first_line(error: BaseException) -> str:
-    """Return what an operating-system error says, without the path it repeats."""
+def without_credentials(url: str) -> str:
+    """Return a URL without the user and password before its host."""
+    return _CREDENTIALS.sub("", url)
+
+
+def without_secrets(text: str) -> str:
+    """Return a URL, or a text with URLs in it, without credentials and queries."""
+    return _QUERY.sub("", without_credentials(text))
+
+
+def in_words(error: BaseException) -> str:
+    """Return what an error of a filesystem says, in one line and without credentials or queries."""
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return type(error).__name__
+        return without_secrets(error.strerror)
+    said = " ".join(without_secrets(str(error)).split()).rstrip(".")
+    return f"{said[:300]} ({type(error).__name__})" if said else type(error).__name__
+
+
+def is_plain_path(path: str) -> bool:
+    """Say whether a path stays within its library: relative, and without empty, `.` and `..` parts."""
+    return not {"", ".", ".."} & set(path.split("/")) and "\0" not in path
+
+
+def gone(key: str, library: str) -> str:
+    """Word the message for a file that is not there any more."""
+    return f"{key!r} is not in the media library {library!r} any more. Put the file back, or delete its partition."
