@@ -35,7 +35,9 @@ def listed_tasks(client: EmbedClient, windows: Iterable[Window]) -> list[MediaEm
     found: dict[str, MediaEmbeddingTask] = {}
     for window in windows:
         for task in client.v_2.tasks.list(
-            started_at=_seconds(window.start), ended_at=_seconds(window.end + timedelta(seconds=1)), page_limit=50
+            started_at=whole_seconds(window.start),
+            ended_at=whole_seconds(window.end + timedelta(seconds=1)),
+            page_limit=50,
         ):
             if task.id:
                 found.setdefault(task.id, task)
@@ -97,5 +99,6 @@ def _metadata(task: MediaEmbeddingTask) -> Any:
     return embedding.metadata if embedding is not None else None
 
 
-def _seconds(at: datetime) -> datetime:
+def whole_seconds(at: datetime) -> datetime:
+    """The time without its fraction, as the list filters take it."""
     return at.astimezone(UTC).replace(microsecond=0)

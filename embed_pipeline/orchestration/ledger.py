@@ -125,9 +125,7 @@ class Ledger:
 
     def records_created_since(self, since: datetime) -> Iterator[TaskRecord]:
         """The tasks that were created (not re-attached) since then, latest first: what was spent."""
-        records_filter = dg.AssetRecordsFilter(
-            asset_key=self._names.embedding_tasks, after_timestamp=since.timestamp()
-        )
+        records_filter = dg.AssetRecordsFilter(asset_key=self._names.embedding_tasks, after_timestamp=since.timestamp())
         for event in self._pages(records_filter, observations=False):
             materialization = event.asset_materialization
             if materialization is None:
@@ -177,5 +175,3 @@ def _chunks(keys: Iterable[str]) -> Iterator[list[str]]:
     ordered = list(keys)
     for start in range(0, len(ordered), _KEYS_PER_QUERY):
         yield ordered[start : start + _KEYS_PER_QUERY]
-
-

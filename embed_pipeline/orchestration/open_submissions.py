@@ -1,4 +1,4 @@
-"""Submissions that a run opened and did not account for, because it died: when tasks may exist that no event tells of."""
+"""Submissions of runs that died: the times in which tasks may have been created that no event tells of."""
 
 from __future__ import annotations
 

@@ -18,7 +18,9 @@ class PipelinePolicy(BaseModel):
     partitions_per_run: int = Field(100, ge=1, le=1000, description="Media files in one run, at the most.")
     runs_per_tick: int = Field(10, ge=1, description="Runs that one sensor tick requests, at the most.")
     new_files_per_tick: int = Field(500, ge=1, description="Media files that one discovery tick adds, at the most.")
-    tick_budget_sec: float = Field(30.0, gt=0, description="Seconds after which a tick leaves the rest to the next one.")
+    tick_budget_sec: float = Field(
+        30.0, gt=0, description="Seconds after which a tick leaves the rest to the next one."
+    )
     sensor_interval_sec: int = Field(30, ge=5, description="Seconds between two ticks of a sensor.")
     collect_wait_sec: float = Field(
         300.0, ge=0, description="How long a run waits, in all, for tasks that are still processing when it was asked."
@@ -27,7 +29,9 @@ class PipelinePolicy(BaseModel):
     retry_backoff_sec: float = Field(
         60.0, ge=0, description="Wait before the second attempt, in seconds; doubles with each further one."
     )
-    result_lifetime_sec: float = Field(7 * 86400.0, gt=0, description="How long the platform keeps a result, in seconds.")
+    result_lifetime_sec: float = Field(
+        7 * 86400.0, gt=0, description="How long the platform keeps a result, in seconds."
+    )
     stuck_after_sec: float = Field(
         6 * 3600.0, gt=0, description="A task that is processing for longer than this is reported as stuck, in seconds."
     )
@@ -37,7 +41,9 @@ class PipelinePolicy(BaseModel):
     )
     min_duration_sec: float = Field(4.0, ge=0, description="Shorter media files are not submitted, in seconds.")
     max_duration_sec: float = Field(4 * 3600.0, gt=0, description="Longer media files are not submitted, in seconds.")
-    max_minutes_per_run: float | None = Field(None, gt=0, description="Media minutes that one run submits, at the most.")
+    max_minutes_per_run: float | None = Field(
+        None, gt=0, description="Media minutes that one run submits, at the most."
+    )
     max_minutes_per_day: float | None = Field(
         None, gt=0, description="Media minutes submitted within 24 hours, at the most, over all runs."
     )

@@ -22,7 +22,9 @@ class Segmentation(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    strategy: Literal["fixed", "dynamic"] = Field(description="fixed: equal lengths; dynamic: where the content changes.")
+    strategy: Literal["fixed", "dynamic"] = Field(
+        description="fixed: equal lengths; dynamic: where the content changes."
+    )
     seconds: int = Field(description="The length of a fixed segment, or the least length of a dynamic one, in seconds.")
 
     @model_validator(mode="after")
@@ -58,7 +60,8 @@ class EmbeddingSettings(BaseModel):
         ("clip", "asset"), description="clip: a vector for each segment; asset: one for the whole media file."
     )
     types: tuple[str, ...] = Field(
-        ("separate_embedding",), description="separate_embedding: a vector for each option; fused_embedding: one of all."
+        ("separate_embedding",),
+        description="separate_embedding: a vector for each option; fused_embedding: one of all.",
     )
     video_segmentation: Segmentation = Field(
         Segmentation(strategy="dynamic", seconds=4), description="How a video is cut into segments."
@@ -86,7 +89,9 @@ class EmbeddingSettings(BaseModel):
         for media_type, asked in (("video", self.video_options), ("audio", self.audio_options)):
             known = _OPTIONS[self.model_name][media_type]  # type: ignore[index]
             if unknown := sorted(set(asked) - set(known)):
-                msg = f"{self.model_name} has no option {', '.join(unknown)} for {media_type}: it has {', '.join(known)}"
+                msg = (
+                    f"{self.model_name} has no option {', '.join(unknown)} for {media_type}: it has {', '.join(known)}"
+                )
                 raise ValueError(msg)
         if self.end_sec is not None and self.end_sec <= (self.start_sec or 0):
             msg = f"end_sec ({self.end_sec}) must lie after start_sec ({self.start_sec or 0})"

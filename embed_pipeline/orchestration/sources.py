@@ -72,9 +72,7 @@ def prepare(
     if delivery == "url":
         url = library.signed_url(file, expires_sec=6 * 3600)
         if url is None:
-            raise ConfigurationError(
-                f"{file.uri} has no URL that the platform can read. Set delivery to upload, or use a store that signs URLs."
-            )
+            raise ConfigurationError(f"{file.uri} has no URL that the platform can read. Set delivery to upload.")
         return PreparedSource(MediaSource(url=url), url=without_query(url))
     if delivery == "upload":
         name = upload_name(file, fingerprint, digest)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from embed_pipeline.orchestration.versions import GONE, Outcome, OutcomeState
+from embed_pipeline.orchestration.versions import Outcome, OutcomeState, is_gone
 
 
 class MediaState(Enum):
@@ -24,20 +24,18 @@ def state_of(
     """The state of a media file, from the versions that the ledger holds.
 
     Args:
-        media: Its fingerprint, ``gone``, or None where discovery has not seen it.
+        media: Its fingerprint, its version as gone, or None where discovery has not seen it.
         task: Its latest task's version.
         embedded: The version of the task whose segments are in the dataset.
         outcome: The latest outcome that was logged for it.
         changed_since_task: Whether its fingerprint was told after its latest task.
     """
-    if media == GONE:
+    if media is not None and is_gone(media):
         return MediaState.GONE
-    if outcome is not None and outcome.state is OutcomeState.REFUSED and outcome.subject == media:
-        # A refusal is about the content; a task made for the same content since then overrules it.
-        if task is None or changed_since_task:
-            return MediaState.FAILED
     if task is None or changed_since_task:
-        return MediaState.UNSUBMITTED
+        # A refusal is about the content; a task made for the same content since then overrules it.
+        refused = outcome is not None and outcome.state is OutcomeState.REFUSED and outcome.subject == media
+        return MediaState.FAILED if refused else MediaState.UNSUBMITTED
     if embedded == task:
         return MediaState.EMBEDDED
     if outcome is not None and outcome.subject == task:

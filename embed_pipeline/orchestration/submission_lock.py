@@ -58,8 +58,8 @@ def submission_lock(
                 continue
             if time.monotonic() > deadline:
                 raise SubmissionBusyError(
-                    f"Run {holder} has been creating embedding tasks for over {longest_wait_sec:.0f} s and two runs may "
-                    "not do so at once. Run this again when it has ended; if its process is gone, terminate it first."
+                    f"Run {holder} has been creating embedding tasks for over {longest_wait_sec:.0f} s, and two runs "
+                    "may not do so at once. Run this again when it has ended; if its process is gone, terminate it."
                 )
             if not told:
                 on_wait(f"Waiting for run {holder}, which is creating embedding tasks.")

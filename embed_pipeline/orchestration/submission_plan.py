@@ -187,7 +187,7 @@ def _within_limits(decision: Decision, policy: PipelinePolicy, budget: _Budget) 
             return replace(
                 decision,
                 action=Action.REFUSE,
-                reason=f"too long: {minutes:.0f} min, and the platform takes {policy.max_duration_sec / 60:g} min at most",
+                reason=f"too long: {minutes:.0f} min; the platform takes {policy.max_duration_sec / 60:g} min at most",
             )
         if reached := budget.spend(minutes):
             return replace(decision, action=Action.HOLD, reason=reached)

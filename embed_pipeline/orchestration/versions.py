@@ -15,9 +15,24 @@ from enum import Enum
 import dagster as dg
 
 DATA_VERSION_TAG = "dagster/data_version"
-GONE = "gone"
+_GONE = "gone"
 
 _TAG_VALUE = re.compile(r"[A-Za-z0-9_-]{1,40}")
+
+
+def gone_version(told: str | None) -> str:
+    """The version of a media file that vanished; it still tells the content, by which a renamed file is recognised."""
+    return f"{_GONE}.{told}" if told else _GONE
+
+
+def is_gone(version: str) -> bool:
+    """Whether this is the version of a media file that vanished."""
+    return version == _GONE or version.startswith(f"{_GONE}.")
+
+
+def content_of(version: str) -> str:
+    """The fingerprint in a media file's version, whether the file is there or gone."""
+    return version.removeprefix(f"{_GONE}.")
 
 
 def task_version(task_id: str) -> str:

@@ -1,0 +1,177 @@
+"""Collecting: what a run does to bring the segments of its media files into the dataset, and lose no result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from embed_pipeline.errors import EmbedPipelineError
+from embed_pipeline.orchestration.hindrances import hinders_every_request
+from embed_pipeline.orchestration.ledger import Ledger
+from embed_pipeline.orchestration.names import PipelineNames
+from embed_pipeline.orchestration.policy import PipelinePolicy
+from embed_pipeline.orchestration.records import TaskRecord
+from embed_pipeline.orchestration.results import Collected, Expired, Failed, NotReady, fetch_result
+from embed_pipeline.orchestration.settings import EmbeddingSettings
+from embed_pipeline.orchestration.submission import outcome_observation
+from embed_pipeline.orchestration.task_statuses import survey
+from embed_pipeline.orchestration.versions import Outcome, OutcomeState, version_tags
+
+if TYPE_CHECKING:
+    from embed_pipeline.client import EmbedClient
+    from embed_pipeline.dataset import EmbeddingDataset
+
+_FIRST_LOOK_SEC = 1.0
+_SLOWEST_LOOK_SEC = 20.0
+
+
+@dataclass
+class CollectionReport:
+    """What a collecting run did, by partition key.
+
+    Args:
+        collected: What was written.
+        processing: Tasks that were still processing when the wait was over.
+        failed: Why others have no segments.
+        stopped: Why the run sent no more requests, where something stands in the way of them all.
+    """
+
+    collected: dict[str, Collected] = field(default_factory=dict)
+    processing: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    stopped: str | None = None
+
+    @property
+    def segments(self) -> int:
+        """Segments written."""
+        return sum(result.written.rows for result in self.collected.values())
+
+
+@dataclass
+class Collection:
+    """One collection, with all it needs given as values.
+
+    Args:
+        names: The pipeline's names.
+        ledger: What is known so far.
+        client: The platform.
+        dataset: Where segments are written.
+        settings: What the files are embedded with.
+        policy: The team's choices.
+        code_version: The code version of ``segment_embeddings``.
+        log_event: Stores an event at once; called from one thread only.
+        log: Told in words what is worth reading in the run's log.
+        concurrency: Results fetched at once; each may hold a hundred megabytes while it is read.
+    """
+
+    names: PipelineNames
+    ledger: Ledger
+    client: EmbedClient
+    dataset: EmbeddingDataset
+    settings: EmbeddingSettings
+    policy: PipelinePolicy
+    code_version: str
+    log_event: Callable[[dg.AssetMaterialization | dg.AssetObservation], None]
+    log: Callable[[str], None]
+    concurrency: int = 4
+
+    def __post_init__(self) -> None:
+        self._report = CollectionReport()
+        self._tasks: dict[str, TaskRecord] = {}
+
+    def run(self, keys: Sequence[str]) -> CollectionReport:
+        """Write the segments of each of these media files, waiting a bounded time for tasks that are not ready."""
+        self._tasks = self.ledger.latest_tasks(keys)
+        for key in keys:
+            if key not in self._tasks:
+                self._report.failed[key] = (
+                    "has no embedding task yet: materialize embedding_tasks for it first, or both assets together."
+                )
+        deadline = time.monotonic() + self.policy.collect_wait_sec
+        waiting, pause = self._fetch(list(self._tasks)), _FIRST_LOOK_SEC
+        while waiting and self._report.stopped is None and time.monotonic() < deadline:
+            if pause == _FIRST_LOOK_SEC:
+                self.log(f"Waiting for {len(waiting)} tasks that are still processing.")
+            time.sleep(min(pause, max(deadline - time.monotonic(), 0.0)))
+            pause = min(pause * 1.5, _SLOWEST_LOOK_SEC)
+            waiting = self._still_processing(waiting)
+        for key in waiting:
+            self._report.processing[key] = self._tasks[key].task_id
+        return self._report
+
+    def _still_processing(self, waiting: Sequence[str]) -> list[str]:
+        by_id = {self._tasks[key].task_id: self._tasks[key].submitted_at for key in waiting}
+        try:
+            found = survey(self.client, by_id, now=datetime.now(UTC)).statuses
+        except EmbedPipelineError as error:
+            self._report.stopped = str(error)
+            return list(waiting)
+        ended = [key for key in waiting if found.get(self._tasks[key].task_id) != "processing"]
+        left = self._fetch(ended)
+        return [key for key in waiting if key not in set(ended) or key in set(left)]
+
+    def _fetch(self, keys: Sequence[str]) -> list[str]:
+        """Fetch and write some at once; the keys whose tasks turned out to be still processing."""
+        todo = list(reversed(keys))
+        under_way: dict[Future[Any], str] = {}
+        unready: list[str] = []
+        with ThreadPoolExecutor(self.concurrency) as pool:
+            while under_way or (todo and self._report.stopped is None):
+                while todo and self._report.stopped is None and len(under_way) < self.concurrency:
+                    key = todo.pop()
+                    under_way[pool.submit(self._result, key)] = key
+                done, _ = wait(under_way, return_when=FIRST_COMPLETED)
+                for future in done:
+                    key = under_way.pop(future)
+                    if self._take(key, future):
+                        unready.append(key)
+        return unready + todo
+
+    def _result(self, key: str) -> Collected | Failed | Expired | NotReady:
+        return fetch_result(self._tasks[key], self.client, self.dataset, self.settings, self.ledger)
+
+    def _take(self, key: str, future: Future[Collected | Failed | Expired | NotReady]) -> bool:
+        """Log what came of one fetch; whether its task is still processing."""
+        try:
+            result = future.result()
+        except EmbedPipelineError as error:
+            if hinders_every_request(error):
+                self._report.stopped = str(error)
+                return True
+            self._report.failed[key] = str(error)
+            return False
+        match result:
+            case NotReady():
+                return True
+            case Collected():
+                self._log_collected(key, result)
+            case Failed() | Expired():
+                task = self._tasks[key]
+                state = OutcomeState.EXPIRED
+                if isinstance(result, Failed):
+                    state = OutcomeState.PASSING if result.passing else OutcomeState.FAILED
+                self.log_event(
+                    outcome_observation(self.names, key, Outcome(state, task.attempt, task.version), result.message)
+                )
+                self._report.failed[key] = result.message
+        return False
+
+    def _log_collected(self, key: str, result: Collected) -> None:
+        task = self._tasks[key]
+        self.log_event(
+            dg.AssetMaterialization(
+                self.names.segment_embeddings,
+                partition=key,
+                metadata=result.metadata(task),
+                tags=version_tags(
+                    task.version, self.code_version, (self.names.embedding_tasks, task.version, task.storage_id)
+                ),
+            )
+        )
+        self._report.collected[key] = result

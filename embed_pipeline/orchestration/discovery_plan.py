@@ -1,0 +1,69 @@
+"""What discovery does about a listing of the library: decided over plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from embed_pipeline.orchestration.versions import gone_version, is_gone
+
+
+@dataclass(frozen=True)
+class DiscoveryPlan:
+    """What one tick of discovery does.
+
+    Args:
+        add: Partition keys to add, in the order in which they become key order.
+        observe: The version to log for each key whose content is new or has changed, or that vanished.
+        retire: Partition keys to remove, with their segments.
+        left: How many files wait for a later tick.
+    """
+
+    add: tuple[str, ...]
+    observe: Mapping[str, str]
+    retire: tuple[str, ...]
+    left: int
+
+    @property
+    def vanished(self) -> list[str]:
+        """The keys that vanished."""
+        return [key for key, version in self.observe.items() if is_gone(version)]
+
+
+def plan_discovery(
+    listed: Sequence[str],
+    fingerprints: Mapping[str, str],
+    partitions: Collection[str],
+    told: Mapping[str, str],
+    *,
+    limit: int,
+    when_vanished: Literal["keep", "retire"],
+) -> DiscoveryPlan:
+    """Compare the library with what the ledger knows.
+
+    Args:
+        listed: The keys of every media file in the library, in its order.
+        fingerprints: The content of those that were read so far.
+        partitions: The partition keys there are.
+        told: The latest version that was logged for each key.
+        limit: New and changed keys in one tick, at the most.
+        when_vanished: What becomes of a file that is no longer in the library.
+    """
+    known, present = set(partitions), set(listed)
+    due = [key for key in listed if key in fingerprints and (key not in known or told.get(key) != fingerprints[key])]
+    now = due[:limit]
+    observe = {key: fingerprints[key] for key in now}
+    missing = [key for key in partitions if key not in present]
+    for key in missing:
+        version = told.get(key)
+        if version is None or not is_gone(version):
+            observe[key] = gone_version(version)
+    # A file is retired a tick after it was seen to be gone: by then a renamed one is known by its new name.
+    retire = [key for key in missing if when_vanished == "retire" and is_gone(told.get(key, ""))]
+    return DiscoveryPlan(
+        add=tuple(key for key in now if key not in known),
+        observe=observe,
+        retire=tuple(retire),
+        left=len(due) - len(now) + sum(key not in fingerprints for key in listed),
+    )

@@ -1,0 +1,67 @@
+"""How a range run logs one event for each partition itself, at once, and still lets Dagster go on to the next asset.
+
+Dagster logs one materialization for each targeted partition when an asset's step yields its output: late, with the same
+metadata for all, and for partitions that were skipped too. An asset here logs each partition's event the moment it is
+true. If its step then yielded nothing, Dagster would skip the downstream asset in the same run; so it yields an output
+that carries the one mark for which Dagster logs no events of its own. A test pins that behaviour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Lock
+from typing import Any, cast
+
+import dagster as dg
+from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
+
+# An output without a value: no IO manager stores it. Dagster's annotations take it for the type None.
+NOTHING = cast("dg.DagsterType", dg.Nothing)
+
+
+def output_without_events() -> dg.Output[None]:
+    """The output of a step that has logged its events itself."""
+    return dg.Output(None, metadata={SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True})
+
+
+def event_logger(context: dg.AssetExecutionContext) -> Callable[[dg.AssetMaterialization | dg.AssetObservation], None]:
+    """What stores an event at once; safe to call from several threads."""
+    lock = Lock()
+
+    def log_event(event: dg.AssetMaterialization | dg.AssetObservation) -> None:
+        with lock:
+            context.log_event(event)
+
+    return log_event
+
+
+def targeted_partitions(context: dg.AssetExecutionContext) -> list[str]:
+    """The partition keys that a run targets, in key order.
+
+    Raises:
+        dg.Failure: The run targets none, as when a range's end lies before its start: it would seem to succeed.
+    """
+    keys = list(context.partition_keys)
+    if not keys:
+        raise dg.Failure(
+            "The run targets no media file: the range of partitions is empty, perhaps because its end lies before its "
+            "start. Choose partitions in the order in which Dagster lists them.",
+            allow_retries=False,
+        )
+    return keys
+
+
+def failure(headline: str, problems: dict[str, str], metadata: dict[str, Any]) -> dg.Failure:
+    """One failure for all that went wrong in a run, after everything that went right was recorded.
+
+    Args:
+        headline: What happened, in numbers.
+        problems: What is wrong with each partition key.
+        metadata: What else is worth telling.
+    """
+    shown = [f"{key}: {problem}" for key, problem in list(problems.items())[:20]]
+    more = [f"... and {len(problems) - 20} more"] if len(problems) > 20 else []
+    table = [dg.TableRecord({"media": key, "problem": problem}) for key, problem in problems.items()]
+    if table:
+        metadata = {**metadata, "embed_pipeline/problems": dg.MetadataValue.table(table)}
+    return dg.Failure("\n".join([headline, *shown, *more]), metadata=metadata, allow_retries=False)

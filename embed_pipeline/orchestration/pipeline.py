@@ -1,0 +1,26 @@
+"""The definitions of one pipeline, built from its blueprint."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from embed_pipeline.orchestration.assets import build_assets
+from embed_pipeline.orchestration.blueprint import Blueprint
+from embed_pipeline.orchestration.discovery import build_media_discovery_sensor
+from embed_pipeline.orchestration.jobs import build_daily_embedding_schedule, build_jobs
+from embed_pipeline.orchestration.readiness import build_embedding_ready_sensor
+
+
+def build_definitions(blueprint: Blueprint) -> dg.Definitions:
+    """Everything that Dagster loads for one pipeline: assets, jobs, sensors, the schedule and the resources."""
+    return dg.Definitions(
+        assets=build_assets(blueprint),
+        jobs=build_jobs(blueprint),
+        schedules=[build_daily_embedding_schedule(blueprint)],
+        sensors=[
+            build_media_discovery_sensor(blueprint=blueprint),
+            build_embedding_ready_sensor(blueprint=blueprint),
+        ],
+        resources=blueprint.resources,
+        executor=dg.in_process_executor,
+    )

@@ -1,0 +1,149 @@
+"""The sensor that notices which tasks are ready and asks for their segments, holding no worker and no memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+
+from embed_pipeline.errors import EmbedPipelineError
+from embed_pipeline.orchestration.blueprint import Blueprint
+from embed_pipeline.orchestration.ledger import Ledger
+from embed_pipeline.orchestration.ranges import contiguous_ranges, held_back
+from embed_pipeline.orchestration.runs import runs_of_asset
+from embed_pipeline.orchestration.task_statuses import StatusSurvey, survey
+from embed_pipeline.orchestration.versions import Outcome, task_version
+
+
+def build_embedding_ready_sensor(
+    *, blueprint: Blueprint, default_status: dg.DefaultSensorStatus = dg.DefaultSensorStatus.RUNNING
+) -> dg.SensorDefinition:
+    """The sensor ``embedding_ready_sensor``: requests ``segment_embeddings`` for the tasks that have ended.
+
+    Args:
+        blueprint: The pipeline.
+        default_status: Whether it runs without being switched on.
+    """
+
+    @dg.sensor(
+        name=blueprint.names.plain("embedding_ready_sensor"),
+        job_name=blueprint.names.collect_job,
+        minimum_interval_seconds=blueprint.policy.sensor_interval_sec,
+        default_status=default_status,
+        required_resource_keys={blueprint.client_key},
+        description=(
+            "Asks the platform which tasks have ended and requests their collection, oldest first. What is pending is "
+            "read from the event log at each tick: the sensor remembers nothing."
+        ),
+    )
+    def embedding_ready_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        return Readiness(blueprint, context).tick()
+
+    return embedding_ready_sensor
+
+
+def pending_tasks(
+    tasks: Mapping[str, str], embedded: Mapping[str, str], outcomes: Mapping[str, Outcome]
+) -> dict[str, str]:
+    """The media files whose latest task has neither segments in the dataset nor an outcome, with that task's version.
+
+    Args:
+        tasks: The latest task of each media file.
+        embedded: The task whose segments are in the dataset.
+        outcomes: The latest outcome of each media file.
+    """
+    return {
+        key: version
+        for key, version in tasks.items()
+        if embedded.get(key) != version and not (key in outcomes and outcomes[key].subject == version)
+    }
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A task that may have ended.
+
+    Args:
+        task_id: The platform's id.
+        submitted_at: When it was created.
+    """
+
+    task_id: str
+    submitted_at: datetime
+
+
+def ended(pending: Mapping[str, Pending], found: StatusSurvey) -> list[str]:
+    """The keys whose tasks have ended, oldest task first: ready, failed, or not listed any more."""
+    keys = [
+        key
+        for key, task in pending.items()
+        if found.statuses.get(task.task_id, None if found.complete else "processing") in {"ready", "failed", None}
+    ]
+    return sorted(keys, key=lambda key: pending[key].submitted_at)
+
+
+class Readiness:
+    """One tick of the sensor."""
+
+    def __init__(self, blueprint: Blueprint, context: dg.SensorEvaluationContext) -> None:
+        self._blueprint = blueprint
+        self._context = context
+        self._ledger = Ledger(context.instance, blueprint.names)
+
+    def tick(self) -> dg.SensorResult | dg.SkipReason:
+        """Compute what is pending, ask the platform about it, and request what can be collected."""
+        policy, names, now = self._blueprint.policy, self._blueprint.names, datetime.now(UTC)
+        versions = pending_tasks(
+            self._ledger.task_versions(), self._ledger.embedded_versions(), self._ledger.outcomes()
+        )
+        order = self._ledger.partitions()
+        versions = {key: versions[key] for key in order if key in versions}
+        if not versions:
+            return dg.SkipReason("No task is pending.")
+        runs = runs_of_asset(
+            self._context.instance,
+            names.segment_embeddings,
+            [names.collect_job],
+            order,
+            since=now - timedelta(hours=6),
+        )
+        waiting = held_back(runs.failed, policy.retry_backoff_sec, now)
+        open_keys = [key for key in versions if key not in runs.in_flight and key not in waiting]
+        pending = self._pending(open_keys)
+        try:
+            with self._blueprint.client_resource(self._context.resources).client() as client:
+                found = survey(
+                    client,
+                    {task.task_id: task.submitted_at for task in pending.values()},
+                    now=now,
+                    budget_sec=policy.tick_budget_sec,
+                )
+        except EmbedPipelineError as error:
+            return dg.SkipReason(f"{len(versions)} tasks are pending, but the platform could not be asked: {error}")
+        keys = ended(pending, found)
+        ranges = sorted(
+            contiguous_ranges(keys, order, policy.partitions_per_run),
+            key=lambda some: min(pending[key].submitted_at for key in some.keys),
+        )
+        chosen = ranges[: policy.runs_per_tick]
+        summary = (
+            f"{len(versions)} tasks pending, {len(keys)} of them ended, "
+            f"{len(runs.in_flight & versions.keys())} in runs under way, {len(waiting.keys() & versions.keys())} waiting after a failed run; "
+            f"{len(chosen)} runs requested for {sum(len(some.keys) for some in chosen)} media files"
+            + ("." if found.complete else "; the rest is looked at in the next tick.")
+        )
+        self._context.log.info(summary)
+        if not chosen:
+            return dg.SkipReason(summary)
+        return dg.SensorResult(run_requests=[dg.RunRequest(tags=some.tags) for some in chosen])
+
+    def _pending(self, keys: list[str]) -> dict[str, Pending]:
+        """The task of each key. A version is its task id, but for ids that no tag can hold: those are read up."""
+        records = self._ledger.latest_tasks(keys)
+        return {
+            key: Pending(record.task_id, record.submitted_at)
+            for key, record in records.items()
+            if task_version(record.task_id)
+        }

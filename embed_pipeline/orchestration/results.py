@@ -1,0 +1,164 @@
+"""The result of one task: fetched from the platform, checked, written to the dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from embed_pipeline.orchestration.ledger import Ledger
+from embed_pipeline.orchestration.records import TaskRecord
+from embed_pipeline.orchestration.settings import EmbeddingSettings, MediaType
+
+if TYPE_CHECKING:
+    from embed_pipeline.client import EmbedClient, EmbeddingTaskResponse
+    from embed_pipeline.dataset import EmbeddingDataset, MediaSegments, WrittenFile
+
+
+@dataclass(frozen=True)
+class Collected:
+    """A result that is in the dataset."""
+
+    written: WrittenFile
+    segments: MediaSegments
+    ready_at: datetime | None
+    absent: tuple[str, ...]
+    usage: Mapping[str, int]
+
+    def metadata(self, task: TaskRecord) -> dict[str, Any]:
+        """What the partition's page tells of it."""
+        segments = self.segments
+        values: dict[str, Any] = {
+            "embed_pipeline/segments": self.written.rows,
+            "embed_pipeline/dimension": segments.dimension,
+            "embed_pipeline/space": segments.space,
+            "embed_pipeline/task_id": task.task_id,
+            "embed_pipeline/attempt": task.attempt,
+            "embed_pipeline/settings_digest": segments.settings_digest,
+            "dagster/uri": self.written.uri,
+            "dagster/partition_row_count": self.written.rows,
+            "dagster/size_bytes": self.written.size_bytes,
+        }
+        if segments.duration_sec is not None:
+            values["embed_pipeline/media_sec"] = round(segments.duration_sec, 3)
+            values["embed_pipeline/minutes"] = round(segments.duration_sec / 60, 4)
+        if self.ready_at is not None:
+            values["embed_pipeline/wait_sec"] = round((self.ready_at - task.submitted_at).total_seconds(), 3)
+        if self.absent:
+            values["embed_pipeline/absent_options"] = ", ".join(self.absent)
+        for content, tokens in self.usage.items():
+            values[f"embed_pipeline/input_tokens_{content}"] = tokens
+        return values
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The platform could not embed the content; ``passing`` if another attempt may succeed."""
+
+    message: str
+    passing: bool
+
+
+@dataclass(frozen=True)
+class Expired:
+    """The platform does not keep the result any more."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class NotReady:
+    """The task is still processing."""
+
+
+def fetch_result(
+    task: TaskRecord, client: EmbedClient, dataset: EmbeddingDataset, settings: EmbeddingSettings, ledger: Ledger
+) -> Collected | Failed | Expired | NotReady:
+    """Fetch one task's result and write it; where the platform no longer has it, take what the dataset has of it.
+
+    Args:
+        task: The task that serves the media file.
+        client: The platform.
+        dataset: Where segments are written.
+        settings: What the file was to be embedded with.
+        ledger: Knows under which other names the same task's segments were written.
+    """
+    from embed_pipeline.client import NotFoundError, classify_failure
+
+    try:
+        response = client.v_2.tasks.retrieve(task.task_id)
+    except NotFoundError as error:
+        return _from_the_dataset(task, dataset, ledger) or Expired(
+            f"Task {task.task_id} is not known to the platform any more, and its result with it: {error}"
+        )
+    if response.status == "ready":
+        return _write(task, response, dataset, settings)
+    if response.status != "failed":
+        return NotReady()
+    words = response.error.message if response.error and response.error.message else "no reason given"
+    kind = classify_failure(words)
+    if kind == "expired":
+        return _from_the_dataset(task, dataset, ledger) or Expired(f"Task {task.task_id}: {words}")
+    return Failed(words, passing=kind in {"transient", "unclear"})
+
+
+def _write(
+    task: TaskRecord, response: EmbeddingTaskResponse, dataset: EmbeddingDataset, settings: EmbeddingSettings
+) -> Collected:
+    from embed_pipeline.dataset import MediaSegments, vector_space
+
+    rows = response.segments
+    metadata = response.metadata
+    media_type: MediaType = "audio" if getattr(metadata, "input_type", None) == "audio" else "video"
+    engine = getattr(metadata, "embedding_engine", None)
+    name = engine or settings.model_name
+    request = settings.request(media_type)
+    segments = MediaSegments(
+        media=task.media,
+        media_uri=task.media_uri,
+        fingerprint=task.fingerprint,
+        media_type=media_type,
+        duration_sec=getattr(metadata, "duration", None),
+        embedding_option=rows.embedding_option,
+        embedding_scope=rows.embedding_scope,
+        start_sec=rows.start_sec,
+        end_sec=rows.end_sec,
+        embedding=rows.embedding,
+        embedding_uncertainty=rows.embedding_uncertainty,
+        model_name=name,
+        space=vector_space(name, rows.embedding.shape[1]),
+        settings=request,
+        settings_digest=task.settings_digest,
+        task_id=task.task_id,
+        created_at=task.submitted_at.astimezone(UTC),
+    )
+    asked = set(settings.options(media_type)) if "separate_embedding" in settings.types else set()
+    usage = getattr(response, "usage", None)
+    return Collected(
+        written=dataset.write(segments),
+        segments=segments,
+        ready_at=response.updated_at,
+        absent=tuple(sorted(asked - set(rows.embedding_option))),
+        usage=dict(getattr(usage, "input_tokens", None) or {}),
+    )
+
+
+def _from_the_dataset(task: TaskRecord, dataset: EmbeddingDataset, ledger: Ledger) -> Collected | None:
+    """The same task's segments under this or another name: a renamed file costs nothing, however old its result."""
+    served = [key for key, version in ledger.embedded_versions().items() if version == task.version]
+    for key in sorted(served, key=lambda key: key != task.media):
+        if key == task.media:
+            segments = dataset.read_media(key, task.settings_digest)
+            found = dataset.find(key, task.settings_digest)
+            if segments is None or not found or segments.task_id != task.task_id:
+                continue
+            written = dataset.write(segments)
+        else:
+            copied = dataset.copy_media(key, task.media, task.media_uri, task.settings_digest)
+            segments = dataset.read_media(task.media, task.settings_digest)
+            if copied is None or segments is None:
+                continue
+            written = copied
+        return Collected(written=written, segments=segments, ready_at=None, absent=(), usage={})
+    return None

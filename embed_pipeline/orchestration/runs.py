@@ -1,0 +1,69 @@
+"""The runs that are under way or have failed for an asset's partitions, as Dagster's run storage tells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import dagster as dg
+
+from embed_pipeline.orchestration.ranges import EndedRun, keys_of_run
+
+_LATEST_RUNS = 500
+
+
+@dataclass(frozen=True)
+class RunsOfAsset:
+    """What runs bear on an asset's partitions.
+
+    Args:
+        in_flight: The keys that a queued or running run targets.
+        failed: The runs that failed, with their keys.
+    """
+
+    in_flight: frozenset[str]
+    failed: tuple[EndedRun, ...]
+
+
+def runs_of_asset(
+    instance: dg.DagsterInstance, asset_key: dg.AssetKey, jobs: Sequence[str], order: Sequence[str], *, since: datetime
+) -> RunsOfAsset:
+    """Look up the runs that target an asset.
+
+    Args:
+        instance: The Dagster instance.
+        asset_key: The asset.
+        jobs: The jobs that target it without naming it in their selection.
+        order: Every partition key, in key order.
+        since: Failed runs that ended before this do not count.
+    """
+    position = {key: index for index, key in enumerate(order)}
+
+    def keys(run: dg.DagsterRun) -> Sequence[str]:
+        if run.asset_selection is not None:
+            if asset_key not in run.asset_selection:
+                return []
+        elif run.job_name not in jobs:
+            return []
+        return keys_of_run(run.tags, position, order)
+
+    under_way = instance.get_runs(dg.RunsFilter(statuses=list(_UNDER_WAY)))
+    in_flight = {key for run in under_way for key in keys(run)}
+    failed = []
+    for record in instance.get_run_records(
+        dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=since), limit=_LATEST_RUNS
+    ):
+        if targeted := keys(record.dagster_run):
+            ended = datetime.fromtimestamp(record.end_time, tz=UTC) if record.end_time else record.update_timestamp
+            failed.append(EndedRun(tuple(targeted), ended))
+    return RunsOfAsset(frozenset(in_flight), tuple(failed))
+
+
+_UNDER_WAY = (
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+)

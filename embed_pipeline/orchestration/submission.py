@@ -1,0 +1,411 @@
+"""Submitting: what a run does to give each of its media files an embedding task, and pay for none twice."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from embed_pipeline.errors import EmbedPipelineError, MediaError
+from embed_pipeline.orchestration.adoption import Sought, adoptable, listed_tasks
+from embed_pipeline.orchestration.hindrances import hinders_every_request
+from embed_pipeline.orchestration.ledger import Ledger
+from embed_pipeline.orchestration.names import PipelineNames
+from embed_pipeline.orchestration.open_submissions import unsettled_windows
+from embed_pipeline.orchestration.policy import PipelinePolicy
+from embed_pipeline.orchestration.records import TaskRecord
+from embed_pipeline.orchestration.settings import EmbeddingSettings
+from embed_pipeline.orchestration.sources import Delivery, delivery_for, expected_mark, prepare, without_query
+from embed_pipeline.orchestration.submission_plan import (
+    Action,
+    Candidate,
+    Decision,
+    Known,
+    minutes_spent,
+    plan_submissions,
+)
+from embed_pipeline.orchestration.versions import Outcome, OutcomeState, content_of, version_tags
+
+if TYPE_CHECKING:
+    from embed_pipeline.client import EmbedClient
+    from embed_pipeline.media import MediaFile, MediaInfo, MediaLibrary
+
+# A request that was on its way when its run died may take this long to show in the list.
+_LATE_ANSWER_SEC = 5.0
+
+
+@dataclass
+class SubmissionReport:
+    """What a submitting run did, by partition key.
+
+    Args:
+        tasks: The tasks that now serve the media files.
+        held: Why others were left for later.
+        failed: Why others got no task.
+        stopped: Why the run sent no more requests, where something stands in the way of them all.
+        settled: Whether every task that may have been created has its event.
+    """
+
+    tasks: dict[str, TaskRecord] = field(default_factory=dict)
+    held: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    stopped: str | None = None
+    settled: bool = True
+
+    def count(self, how: str) -> int:
+        """How many tasks came about in this way: created, re-attached or adopted."""
+        return sum(record.how == how for record in self.tasks.values())
+
+    @property
+    def minutes(self) -> float:
+        """Media minutes of the tasks that were created or adopted."""
+        return minutes_spent(record for record in self.tasks.values() if record.how != "re-attached")
+
+
+@dataclass
+class Submission:
+    """One submission, with all it needs given as values.
+
+    Args:
+        names: The pipeline's names.
+        ledger: What is known so far.
+        instance: The Dagster instance, for the runs that did not settle.
+        library: Where the media files are.
+        client: The platform.
+        settings: What the files are embedded with.
+        policy: The team's choices.
+        platform: The platform's host name, or ``emulator``.
+        delivery: How files reach the platform.
+        run_id: This run.
+        root_run_id: This run, or the first of its re-executions.
+        code_version: The code version of ``embedding_tasks``.
+        log_event: Stores an event at once; called from one thread only.
+        log: Told in words what is worth reading in the run's log.
+        concurrency: Requests under way at once.
+    """
+
+    names: PipelineNames
+    ledger: Ledger
+    instance: dg.DagsterInstance
+    library: MediaLibrary
+    client: EmbedClient
+    settings: EmbeddingSettings
+    policy: PipelinePolicy
+    platform: str
+    delivery: Delivery
+    run_id: str
+    root_run_id: str
+    code_version: str
+    log_event: Callable[[dg.AssetMaterialization | dg.AssetObservation], None]
+    log: Callable[[str], None]
+    concurrency: int = 8
+
+    def __post_init__(self) -> None:
+        self._files: dict[str, MediaFile] = {}
+        self._candidates: dict[str, Candidate] = {}
+        self._media_event_ids: dict[str, int] = {}
+        self._report = SubmissionReport()
+        self._limit_reached: str | None = None
+
+    def run(self, keys: Sequence[str], *, force: bool = False, retry_failed: bool = False) -> SubmissionReport:
+        """Give each of these media files a task; what cannot be done now is in the report, and nothing is lost."""
+        now = datetime.now(UTC)
+        self._read_files(keys)
+        self._tell_what_changed()
+        known, claimed = self._known()
+        minutes_left = self._minutes_left_today(now)
+
+        def plan() -> list[Decision]:
+            return plan_submissions(
+                list(self._candidates.values()),
+                known,
+                self.policy,
+                now=now,
+                force=force,
+                retry_failed=retry_failed,
+                minutes_left_today=minutes_left,
+            )
+
+        # Only what would be submitted is opened to learn its length; then limits are counted.
+        self._measure(decision.candidate.key for decision in plan() if decision.action is Action.SUBMIT)
+        decisions = [decision for decision in plan() if decision.candidate.key not in self._report.failed]
+        for decision in decisions:
+            self._carry_out_without_platform(decision)
+        to_submit = [decision for decision in decisions if decision.action is Action.SUBMIT]
+        to_submit = self._adopt(to_submit, claimed, now)
+        self._create(to_submit)
+        self._follow(decisions)
+        return self._report
+
+    def _read_files(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            try:
+                self._files[key] = self.library.file(key)
+            except MediaError as error:
+                self._refuse(key, None, str(error))
+        fingerprints = self.library.fingerprints(
+            list(self._files.values()), on_problem=lambda file, error: self._refuse(file.key, None, str(error))
+        )
+        for key, fingerprint in fingerprints.items():
+            digest = self.settings.digest(self._files[key].media_type)
+            self._candidates[key] = Candidate(key, fingerprint, digest, None)
+
+    def _tell_what_changed(self) -> None:
+        """A person may ask for a file that changed since discovery looked: what is embedded is what is told."""
+        told = self.ledger.media_versions()
+        for key, candidate in self._candidates.items():
+            if told.get(key) != candidate.fingerprint:
+                self.log_event(media_observation(self.names, self._files[key], candidate.fingerprint))
+        self._media_event_ids = dict(self.ledger.media_event_ids(list(self._candidates)))
+
+    def _known(self) -> tuple[Known, set[str]]:
+        versions = self.ledger.media_versions()
+        wanted = {candidate.fingerprint for candidate in self._candidates.values()}
+        twins = {key for key, version in versions.items() if content_of(version) in wanted}
+        relevant = twins | set(self._candidates)
+        latest = self.ledger.task_versions()
+        records = [
+            record
+            for some in self.ledger.task_records([key for key in relevant if key in latest]).values()
+            for record in some
+        ]
+        outcomes: dict[str, tuple[Outcome, datetime]] = {}
+        with_outcome = set(self.ledger.outcomes()) & relevant
+        for logged in self.ledger.logged_outcomes(with_outcome).values():
+            outcomes[logged.outcome.subject] = (logged.outcome, logged.at)
+        known = Known(
+            records=records,
+            outcomes=outcomes,
+            embedded=frozenset(self.ledger.embedded_versions().values()),
+            platform=self.platform,
+            root_run_id=self.root_run_id,
+        )
+        return known, set(latest.values()) | {record.version for record in records}
+
+    def _minutes_left_today(self, now: datetime) -> float | None:
+        if self.policy.max_minutes_per_day is None:
+            return None
+        spent = minutes_spent(self.ledger.records_created_since(now - timedelta(days=1)))
+        return max(self.policy.max_minutes_per_day - spent, 0.0)
+
+    def _measure(self, keys: Iterable[str]) -> None:
+        def info(key: str) -> tuple[str, MediaInfo | MediaError]:
+            try:
+                return key, self.library.probe(self._files[key])
+            except MediaError as error:
+                return key, error
+
+        with ThreadPoolExecutor(self.concurrency) as pool:
+            for key, found in pool.map(info, list(keys)):
+                if isinstance(found, MediaError):
+                    self._refuse(key, self._candidates[key].fingerprint, str(found))
+                    continue
+                if not found.has_video:
+                    # The name may promise pictures that are not there; the platform would refuse it as a video.
+                    self._files[key] = replace(self._files[key], media_type="audio")
+                self._candidates[key] = replace(
+                    self._candidates[key],
+                    minutes=found.duration_sec / 60,
+                    settings_digest=self.settings.digest(self._files[key].media_type),
+                )
+
+    def _carry_out_without_platform(self, decision: Decision) -> None:
+        key = decision.candidate.key
+        if decision.action is Action.REATTACH and decision.task is not None:
+            self._log_task(
+                replace(
+                    decision.task,
+                    media=key,
+                    how="re-attached",
+                    media_uri=without_query(self._files[key].uri),
+                    root_run_id=self.root_run_id,
+                    storage_id=None,
+                )
+            )
+        elif decision.action is Action.HOLD:
+            self._report.held[key] = decision.reason
+        elif decision.action is Action.REFUSE:
+            self._refuse(key, decision.candidate.fingerprint, f"{self._files[key].path}: {decision.reason}")
+
+    def _adopt(self, decisions: list[Decision], claimed: set[str], now: datetime) -> list[Decision]:
+        """Take over what runs that died have created, before anything new is."""
+        if not decisions:
+            return decisions
+        windows = unsettled_windows(
+            self.instance,
+            self.names,
+            own_run_id=self.run_id,
+            now=now,
+            lifetime=timedelta(seconds=self.policy.result_lifetime_sec),
+        )
+        if not windows:
+            return decisions
+        self._wait_for_late_answers()
+        sought = {}
+        for decision in decisions:
+            file = self._files[decision.candidate.key]
+            mark = expected_mark(
+                file,
+                delivery_for(file, self.delivery, self.platform),
+                decision.candidate.fingerprint,
+                decision.candidate.settings_digest,
+            )
+            if mark is not None:
+                sought[decision.candidate.key] = Sought(
+                    mark=mark,
+                    request=self.settings.request(file.media_type),
+                    changed_at=None if file.modified is None else datetime.fromtimestamp(file.modified, tz=UTC),
+                )
+        found = adoptable(sought, listed_tasks(self.client, windows), claimed)
+        for decision in decisions:
+            task = found.get(decision.candidate.key)
+            if task is not None:
+                self._log_task(self._record(decision, str(task.id), task.created_at or datetime.now(UTC), adopted=True))
+        return [decision for decision in decisions if decision.candidate.key not in found]
+
+    def _wait_for_late_answers(self) -> None:
+        died = [record.end_time for record in self._open_runs() if record.end_time is not None]
+        if died and (left := max(died) + _LATE_ANSWER_SEC - time.time()) > 0:
+            self.log(f"A run that was creating tasks died just now; waiting {left:.0f} s for what it had sent.")
+            time.sleep(left)
+
+    def _open_runs(self) -> Sequence[dg.RunRecord]:
+        return self.instance.get_run_records(
+            dg.RunsFilter(tags={self.names.submission_tag: "open"}), limit=5, order_by="id"
+        )
+
+    def _create(self, decisions: Sequence[Decision]) -> None:
+        """Create tasks, some at once; each is logged before a further request takes its place."""
+        waiting = list(reversed(decisions))
+        under_way: dict[Future[tuple[str, bool]], Decision] = {}
+        with ThreadPoolExecutor(self.concurrency) as pool:
+            while under_way or (waiting and not self._stopped):
+                while waiting and not self._stopped and len(under_way) < self.concurrency:
+                    decision = waiting.pop()
+                    under_way[pool.submit(self._request, decision)] = decision
+                done, _ = wait(under_way, return_when=FIRST_COMPLETED)
+                for future in done:
+                    self._take_answer(under_way.pop(future), future)
+        for decision in waiting:
+            self._report.held[decision.candidate.key] = str(self._stopped)
+
+    def _request(self, decision: Decision) -> tuple[str, bool]:
+        file = self._files[decision.candidate.key]
+        prepared = prepare(
+            file,
+            delivery_for(file, self.delivery, self.platform),
+            self.library,
+            self.client,
+            fingerprint=decision.candidate.fingerprint,
+            digest=decision.candidate.settings_digest,
+        )
+        request = dict(self.settings.request(file.media_type))
+        request[file.media_type] = {**request[file.media_type], "media_source": prepared.source}
+        answer = self.client.v_2.tasks.create(**request, media_minutes=decision.candidate.minutes)
+        return answer.id, answer.adopted
+
+    @property
+    def _stopped(self) -> str | None:
+        return self._report.stopped or self._limit_reached
+
+    def _take_answer(self, decision: Decision, future: Future[tuple[str, bool]]) -> None:
+        """Log what came of one request."""
+        from embed_pipeline.client import AmbiguousCreateError, RetryLaterError
+
+        key = decision.candidate.key
+        try:
+            task_id, adopted = future.result()
+        except AmbiguousCreateError as error:
+            self._report.settled = False
+            self._report.failed[key] = str(error)
+        except RetryLaterError as error:
+            self._limit_reached = self._report.held[key] = str(error)
+        except EmbedPipelineError as error:
+            if hinders_every_request(error):
+                self._report.stopped = self._report.held[key] = str(error)
+            else:
+                self._refuse(key, decision.candidate.fingerprint, str(error))
+        else:
+            self._log_task(self._record(decision, task_id, datetime.now(UTC), adopted=adopted))
+
+    def _follow(self, decisions: Sequence[Decision]) -> None:
+        for decision in decisions:
+            if decision.action is not Action.FOLLOW or decision.follows is None:
+                continue
+            key, leader = decision.candidate.key, decision.follows
+            if leader in self._report.tasks:
+                file = self._files[key]
+                self._log_task(
+                    replace(self._report.tasks[leader], media=key, how="re-attached", media_uri=without_query(file.uri))
+                )
+            elif leader in self._report.held:
+                self._report.held[key] = self._report.held[leader]
+            else:
+                self._refuse(key, decision.candidate.fingerprint, self._report.failed.get(leader, decision.reason))
+
+    def _record(self, decision: Decision, task_id: str, submitted_at: datetime, *, adopted: bool) -> TaskRecord:
+        candidate = decision.candidate
+        return TaskRecord(
+            media=candidate.key,
+            task_id=task_id,
+            fingerprint=candidate.fingerprint,
+            settings_digest=candidate.settings_digest,
+            platform=self.platform,
+            submitted_at=submitted_at,
+            attempt=decision.attempt,
+            minutes=candidate.minutes,
+            how="adopted" if adopted else "created",
+            root_run_id=self.root_run_id,
+            media_uri=without_query(self._files[candidate.key].uri),
+        )
+
+    def _log_task(self, record: TaskRecord) -> None:
+        self.log_event(
+            dg.AssetMaterialization(
+                self.names.embedding_tasks,
+                partition=record.media,
+                metadata=record.metadata(),
+                tags=version_tags(
+                    record.version,
+                    self.code_version,
+                    (self.names.media_files, record.fingerprint, self._media_event_ids.get(record.media)),
+                ),
+            )
+        )
+        self._report.tasks[record.media] = record
+
+    def _refuse(self, key: str, fingerprint: str | None, message: str) -> None:
+        """Nothing was created for this content, and asking again would not change that."""
+        self._report.failed[key] = message
+        if fingerprint is not None:
+            self.log_event(outcome_observation(self.names, key, Outcome(OutcomeState.REFUSED, 1, fingerprint), message))
+
+
+def media_observation(names: PipelineNames, file: MediaFile, version: str) -> dg.AssetObservation:
+    """The event that tells a media file's content: its fingerprint as the data version."""
+    metadata: dict[str, Any] = {
+        "dagster/uri": without_query(file.uri),
+        "embed_pipeline/path": file.path,
+        "embed_pipeline/media_type": file.media_type,
+        **({} if file.size is None else {"dagster/size_bytes": file.size}),
+    }
+    return dg.AssetObservation(names.media_files, partition=file.key, metadata=metadata, tags=version_tags(version))
+
+
+def outcome_observation(names: PipelineNames, key: str, outcome: Outcome, message: str) -> dg.AssetObservation:
+    """The event that tells why a media file has no result, with the words of whoever refused it."""
+    return dg.AssetObservation(
+        names.embedding_tasks,
+        partition=key,
+        metadata={
+            "embed_pipeline/error": message,
+            "embed_pipeline/state": outcome.state.value,
+            "embed_pipeline/attempt": outcome.attempt,
+        },
+        tags=version_tags(str(outcome)),
+    )
