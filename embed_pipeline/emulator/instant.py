@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from embed_pipeline.emulator.probe import UnreadableMediaError, read_header
 from embed_pipeline.emulator.request import AcceptedRequest
 from embed_pipeline.emulator.results import EmbeddingResult
 from embed_pipeline.emulator.sources import SourceError
@@ -38,24 +39,15 @@ def content_digest(path: Path) -> bytes:
 
 
 def header_duration(path: Path) -> float:
-    """Read how long a media file claims to be, without decoding it.
-
-    Returns:
-        Seconds.
+    """Read how long a media file claims to be, in seconds, without decoding it.
 
     Raises:
         SourceError: If it is no media file, or does not say.
     """
-    import av
-
     try:
-        with av.open(str(path)) as container:
-            streams = [stream for stream in container.streams if stream.type in ("audio", "video")]
-            if streams and container.duration:
-                return float(container.duration) / 1_000_000
-    except (av.FFmpegError, OSError, ValueError):
-        pass
-    raise SourceError(_UNPROCESSABLE)
+        return read_header(path).duration_sec
+    except UnreadableMediaError:
+        raise SourceError(_UNPROCESSABLE) from None
 
 
 def embed_instant(content: bytes, duration_sec: float, request: AcceptedRequest) -> EmbeddingResult:

@@ -10,11 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
+from embed_pipeline.emulator.asset_intake import AssetIntake
+from embed_pipeline.emulator.asset_store import AssetStore
 from embed_pipeline.emulator.clock import Clock
 from embed_pipeline.emulator.compute import Compute, compute_for
+from embed_pipeline.emulator.database import Database
 from embed_pipeline.emulator.refusal import Refusal
 from embed_pipeline.emulator.settings import EmulatorSettings
 from embed_pipeline.emulator.store import Task, TaskStore
+from embed_pipeline.emulator.uploads import Uploads
 from embed_pipeline.emulator.worker import Workers
 from embed_pipeline.errors import ConfigurationError
 
@@ -43,7 +47,11 @@ class Platform:
         self._lock = _lock(self.folder)
         self.media = self.folder / "media"
         self.media.mkdir(exist_ok=True)
-        self.store = TaskStore(self.folder / "tasks.sqlite3")
+        self._database = Database(self.folder / "emulator.sqlite3")
+        self.store = TaskStore(self._database)
+        self.assets = AssetStore(self._database, self.folder / "assets")
+        self.uploads = Uploads(self._database, self.folder / "uploads")
+        self.intake = AssetIntake(self.assets, settings, self.clock)
         # The event loop hands every call of the store to these threads: SQLite must not hold up other requests.
         self.threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="embed-store")
         self.workers = Workers(
@@ -59,19 +67,23 @@ class Platform:
     def start(self) -> None:
         """Begin to work on queued tasks."""
         self.workers.start()
+        self.intake.start()
 
     def close(self) -> None:
         """End the work and let go of the state folder; a folder that was made for this run is deleted."""
+        self.intake.stop()
         self.workers.stop()
         self.threads.shutdown()
-        self.store.close()
+        self._database.close()
         self._lock.close()
         if self._temporary:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def asset_path(self, asset_id: str) -> Path | None:
         """Return where an uploaded asset's file lies, or None if it is not ready."""
-        return None
+        asset = self.assets.get(asset_id)
+        ready = asset is not None and asset.status(self.clock.now()) == "ready"
+        return self.assets.path(asset_id) if ready else None
 
     def asset_filename(self, asset_id: str, *, field: str) -> str:
         """Return the file name of an asset that a request names.
@@ -79,7 +91,13 @@ class Platform:
         Raises:
             Refusal: If there is no such asset, or it is not ready.
         """
-        raise Refusal(f"{field}: asset {asset_id[:80]} does not exist.", field, code="resource_not_exist")
+        asset = self.assets.get(asset_id)
+        if asset is None:
+            raise Refusal(f"{field}: asset {asset_id[:80]} does not exist.", field, code="resource_not_exist")
+        status = asset.status(self.clock.now())
+        if status != "ready":
+            raise Refusal(f"{field}: asset {asset_id} is {status}; it must be ready.", field, status)
+        return asset.filename
 
     def on_duration(self, task: Task, seconds: float) -> None:
         """Take note of how much media a task held."""

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from embed_pipeline.emulator.database import Database
 from embed_pipeline.emulator.request import AcceptedRequest
 from embed_pipeline.emulator.results import EmbeddingResult
 
@@ -97,57 +94,24 @@ class Task:
 
 
 class TaskStore:
-    """Tasks and results in one SQLite file, in write-ahead mode; safe to call from any thread.
+    """Tasks and results; safe to call from any thread.
 
     Args:
-        path: The file; it is created where it does not exist.
+        database: Where they are kept.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._writing = threading.Lock()
-        self._local = threading.local()
-        self._connections: list[sqlite3.Connection] = []
-        self._writer = self._connect()
-        self._writer.executescript(_SCHEMA)
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.write = database.write
+        database.create(_SCHEMA)
         with self.write() as connection:
             # What was in work when the process ended is taken up again.
             connection.execute("UPDATE tasks SET work = 'queued' WHERE work = 'working'")
 
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None, timeout=30)
-        connection.execute("PRAGMA journal_mode = WAL")
-        # In write-ahead mode this survives a crash of the process; only a power cut may lose the last moments.
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute("PRAGMA foreign_keys = ON")
-        self._connections.append(connection)
-        return connection
-
     @property
     def reader(self) -> sqlite3.Connection:
-        """This thread's connection for reading, which a long write does not hold up."""
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._local.connection = self._connect()
-        return connection
-
-    @contextmanager
-    def write(self) -> Iterator[sqlite3.Connection]:
-        """Open a transaction on the one writing connection."""
-        with self._writing:
-            self._writer.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._writer
-            except BaseException:
-                self._writer.execute("ROLLBACK")
-                raise
-            self._writer.execute("COMMIT")
-
-    def close(self) -> None:
-        """Close every connection; the store is of no use afterwards."""
-        with self._writing:
-            for connection in self._connections:
-                connection.close()
+        """This thread's connection for reading."""
+        return self._database.reader
 
     def add(
         self,

@@ -1,0 +1,66 @@
+"""One SQLite file for everything an emulator keeps, safe to use from any thread."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class Database:
+    """A SQLite file in write-ahead mode: one connection writes, every thread has one of its own to read.
+
+    Args:
+        path: The file; it is created where it does not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._writing = threading.Lock()
+        self._opening = threading.Lock()
+        self._local = threading.local()
+        self._connections: list[sqlite3.Connection] = []
+        self._writer = self._connect()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None, timeout=30)
+        connection.execute("PRAGMA journal_mode = WAL")
+        # In write-ahead mode this survives a crash of the process; only a power cut may lose the last moments.
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        with self._opening:
+            self._connections.append(connection)
+        return connection
+
+    def create(self, schema: str) -> None:
+        """Create tables where they are not yet there."""
+        with self._writing:
+            self._writer.executescript(schema)
+
+    @property
+    def reader(self) -> sqlite3.Connection:
+        """This thread's connection for reading, which a long write does not hold up."""
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = self._connect()
+        return connection
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """Open a transaction on the one writing connection; an exception rolls it back."""
+        with self._writing:
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._writer
+            except BaseException:
+                self._writer.execute("ROLLBACK")
+                raise
+            self._writer.execute("COMMIT")
+
+    def close(self) -> None:
+        """Close every connection; the database is of no use afterwards."""
+        with self._writing, self._opening:
+            for connection in self._connections:
+                connection.close()

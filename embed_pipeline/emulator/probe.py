@@ -1,0 +1,97 @@
+"""What a media file says of itself in its header; read in a child process where the file comes from a stranger."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+_PROBE_SEC = 30.0
+UNREADABLE = "The file could not be read as audio or video."
+
+
+class UnreadableMediaError(Exception):
+    """A file is not audio or video, or its header does not say how long it is."""
+
+    def __init__(self) -> None:
+        super().__init__(UNREADABLE)
+
+
+@dataclass(frozen=True)
+class MediaHeader:
+    """The header of a media file.
+
+    Attributes:
+        duration_sec: Length in seconds.
+        container: The container's format names, separated by commas.
+        video_codec: The codec of the first video stream, or None if there is none; likewise the following.
+        width: Pixels.
+        height: Pixels.
+        frame_rate: Frames per second.
+        audio_codec: The codec of the first audio stream, or None if there is none; likewise the following.
+        sample_rate: Hertz.
+        channels: Number of channels.
+    """
+
+    duration_sec: float
+    container: str
+    video_codec: str | None = None
+    width: int | None = None
+    height: int | None = None
+    frame_rate: float | None = None
+    audio_codec: str | None = None
+    sample_rate: int | None = None
+    channels: int | None = None
+
+
+def read_header(path: Path) -> MediaHeader:
+    """Read a file's header in this process.
+
+    Raises:
+        UnreadableMediaError: If it is not audio or video, or does not say how long it is.
+    """
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            video = next((stream for stream in container.streams.video), None)
+            audio = next((stream for stream in container.streams.audio), None)
+            if (video is None and audio is None) or not container.duration:
+                raise UnreadableMediaError
+            rate = video.average_rate if video is not None else None
+            return MediaHeader(
+                duration_sec=float(container.duration) / 1_000_000,
+                container=container.format.name,
+                video_codec=None if video is None else video.codec_context.name,
+                width=None if video is None else video.codec_context.width,
+                height=None if video is None else video.codec_context.height,
+                frame_rate=None if rate is None else round(float(rate), 3),
+                audio_codec=None if audio is None else audio.codec_context.name,
+                sample_rate=None if audio is None else audio.codec_context.sample_rate,
+                channels=None if audio is None else audio.codec_context.channels,
+            )
+    except (av.FFmpegError, OSError, ValueError, AttributeError):
+        raise UnreadableMediaError from None
+
+
+def read_header_isolated(path: Path) -> MediaHeader:
+    """Read a file's header in a child process, so that a hostile file can neither crash nor hold this one.
+
+    Raises:
+        UnreadableMediaError: If it is not audio or video, or reading it took too long.
+    """
+    command = [sys.executable, "-m", "embed_pipeline.emulator.probe", str(path)]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=_PROBE_SEC, check=False)  # noqa: S603
+        return MediaHeader(**json.loads(done.stdout))
+    except (subprocess.TimeoutExpired, ValueError, TypeError):
+        raise UnreadableMediaError from None
+
+
+if __name__ == "__main__":
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+    sys.stdout.write(json.dumps(asdict(read_header(Path(sys.argv[1])))))
