@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import dagster as dg
 from dagster._core.event_api import EventLogRecord
@@ -105,6 +106,16 @@ class Ledger:
     def latest_tasks(self, keys: Collection[str]) -> dict[str, TaskRecord]:
         """The latest task of each of these media files that has one."""
         return {key: records[0] for key, records in self.task_records(keys).items()}
+
+    def latest_results(self, keys: Collection[str]) -> dict[str, dict[str, Any]]:
+        """The metadata of the latest ``segment_embeddings`` event of each of these media files that has one."""
+        found: dict[str, dict[str, Any]] = {}
+        for event in self._events(self._names.segment_embeddings, keys):
+            materialization = event.asset_materialization
+            if materialization is not None and materialization.partition is not None:
+                values = {name: value.value for name, value in materialization.metadata.items()}
+                found.setdefault(materialization.partition, values)
+        return found
 
     def logged_outcomes(self, keys: Collection[str]) -> dict[str, LoggedOutcome]:
         """The latest outcome of each of these media files, with its words."""

@@ -1,0 +1,59 @@
+"""The emulator as a process of its own, started and ended by the local commands."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from embed_pipeline.errors import ConfigurationError
+
+_ENDS_WITHIN_SEC = 10
+
+
+@contextmanager
+def emulator_process(*, state: Path, media_root: Path, port: int = 0) -> Iterator[str]:
+    """Run the emulator until the block ends.
+
+    Args:
+        state: Where it keeps tasks and results; what is there from an earlier run is taken up again.
+        media_root: The folder below which it may read ``file://`` sources.
+        port: The port on loopback; 0 for any that is free.
+
+    Yields:
+        Its base URL.
+
+    Raises:
+        ConfigurationError: It did not start; the message has its words.
+    """
+    state.mkdir(parents=True, exist_ok=True)
+    log = (state / "emulator.log").open("ab")
+    # Our own module with our own paths; no shell.
+    process = subprocess.Popen(  # noqa: S603
+        [
+            sys.executable,
+            "-m",
+            "embed_pipeline.emulator",
+            *("--host", "127.0.0.1", "--port", str(port)),
+            *("--state", str(state), "--media-root", str(media_root)),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+    )
+    try:
+        line = process.stdout.readline().strip() if process.stdout else ""
+        if not line:
+            process.wait(_ENDS_WITHIN_SEC)
+            words = (state / "emulator.log").read_text(errors="replace").strip().splitlines()
+            raise ConfigurationError(f"The emulator did not start: {words[-1] if words else 'it said nothing'}")
+        yield next(word for word in line.split() if word.startswith("http"))
+    finally:
+        process.terminate()
+        try:
+            process.wait(_ENDS_WITHIN_SEC)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        log.close()

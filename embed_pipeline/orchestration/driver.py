@@ -1,0 +1,88 @@
+"""The daemon's work in one process: ticks sensors and runs what they request, until nothing is left to do.
+
+For the demo and for tests, where starting processes would cost more than the work. It goes through the definitions'
+own sensors, jobs and assets, in the order in which the daemon does: events, partitions, runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import dagster as dg
+
+from embed_pipeline.orchestration.names import PipelineNames
+
+_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What came of one tick.
+
+    Args:
+        message: What the sensor said, if it asked for nothing.
+        runs: The runs it asked for, as they ended.
+    """
+
+    message: str | None
+    runs: tuple[dg.ExecuteInProcessResult, ...]
+
+
+class Driver:
+    """Runs one pipeline's sensors and their requests in this process.
+
+    Args:
+        definitions: The pipeline's definitions.
+        instance: The Dagster instance that keeps its events.
+        names: The pipeline's names.
+        on_run: Told of each run before it starts, by job name and tags.
+    """
+
+    def __init__(
+        self,
+        definitions: dg.Definitions,
+        instance: dg.DagsterInstance,
+        names: PipelineNames,
+        on_run: Callable[[str, dict[str, str]], None] = lambda _job, _tags: None,
+    ) -> None:
+        self._definitions = definitions
+        self._repository = definitions.get_repository_def()
+        self._instance = instance
+        self._names = names
+        self._on_run = on_run
+
+    def discover(self) -> Tick:
+        """Tick ``media_discovery_sensor``."""
+        return self.tick(self._names.plain("media_discovery_sensor"))
+
+    def collect_ready(self) -> Tick:
+        """Tick ``embedding_ready_sensor``."""
+        return self.tick(self._names.plain("embedding_ready_sensor"))
+
+    def tick(self, sensor_name: str) -> Tick:
+        """Evaluate one sensor once and do all that it asks for."""
+        sensor = self._repository.get_sensor_def(sensor_name)
+        with dg.build_sensor_context(
+            instance=self._instance, repository_def=self._repository, definitions=self._definitions
+        ) as context:
+            answer = sensor.evaluate_tick(context)
+        for event in answer.asset_events:
+            self._instance.report_runless_asset_event(event)
+        for request in answer.dynamic_partitions_requests or []:
+            if isinstance(request, dg.AddDynamicPartitionsRequest):
+                self._instance.add_dynamic_partitions(request.partitions_def_name, list(request.partition_keys))
+            else:
+                for key in request.partition_keys:
+                    self._instance.delete_dynamic_partition(request.partitions_def_name, key)
+        runs = tuple(
+            self.run(request.job_name or sensor.job_name, dict(request.tags)) for request in answer.run_requests or []
+        )
+        return Tick(answer.skip_message, runs)
+
+    def run(self, job_name: str, tags: dict[str, str]) -> dg.ExecuteInProcessResult:
+        """Run a job in this process; a failure is in the result, not raised."""
+        self._on_run(job_name, tags)
+        return self._repository.get_job(job_name).execute_in_process(
+            instance=self._instance, tags=tags, run_config=_QUIET, raise_on_error=False
+        )
