@@ -182,9 +182,9 @@ def matrix(column: pa.ChunkedArray, dimension: int) -> NDArray[np.float32]:
     """Views a column of vectors as one (n, dimension) float32 array; copies only where there are several chunks."""
     import numpy as np
 
-    parts = [chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, dimension) for chunk in column.chunks]
-    if not parts:
+    if not len(column):
         return np.empty((0, dimension), np.float32)
+    parts = [chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, dimension) for chunk in column.chunks]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack, cast, overload
 
 from embed_pipeline.dataset import codec
-from embed_pipeline.dataset.schema import COLUMNS, segment_schema
+from embed_pipeline.dataset.schema import COLUMNS, conform, segment_schema
 from embed_pipeline.dataset.store import EmbeddingDataset
 from embed_pipeline.errors import DatasetError
 
@@ -21,12 +21,20 @@ if TYPE_CHECKING:
     import pyarrow.compute as pc
     from numpy.typing import NDArray
 
+    from embed_pipeline.dataset.snapshot import Snapshot, SnapshotFile
     from embed_pipeline.dataset.store import SegmentFile
 
 Source = Literal["auto", "segments", "snapshot"]
 _AT_ONCE = 8
+_BATCH_ROWS = 10_000
+_READAHEAD = 2
+_ATTEMPTS = 3
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+class SnapshotRetiredError(DatasetError):
+    """A snapshot was retired while it was read."""
 
 
 class Selection(TypedDict, total=False):
@@ -65,10 +73,12 @@ class SegmentFilter:
 
     def expression(self) -> pc.Expression | None:
         """Returns the filter that Parquet readers push down to row groups, or None where every row is wanted."""
+        import pyarrow as pa
         import pyarrow.compute as pc
 
         terms = [
-            pc.field(column).isin(_several(wanted))
+            # Typed, because an empty list of wanted values would have no type of its own.
+            pc.field(column).isin(pa.array(_several(wanted), pa.string()))
             for column, wanted in (
                 ("media", self.media),
                 ("embedding_option", self.option),
@@ -134,7 +144,7 @@ def read_embeddings(
 
     if to == "matrix" and columns is not None:
         columns = {*columns, "embedding"}
-    batches = list(stream_embeddings(dataset, columns=columns, source=source, mix_spaces=mix_spaces, **wanted))
+    batches = _read_all(dataset, columns, source, mix_spaces, wanted)
     if not batches:
         table = _empty(columns)
     elif mix_spaces and len({batch.schema for batch in batches}) > 1:
@@ -151,6 +161,22 @@ def read_embeddings(
         raise DatasetError("Vectors of several lengths make no matrix: name one `space`.")
     vectors = codec.matrix(table.column("embedding"), dimension)
     return vectors, table.drop_columns(["embedding"]).to_pandas()
+
+
+def _read_all(
+    dataset: EmbeddingDataset | str,
+    columns: Collection[str] | None,
+    source: Source,
+    mix_spaces: bool,
+    wanted: Selection,
+) -> list[pa.Table]:
+    for attempt in range(_ATTEMPTS):
+        try:
+            return list(stream_embeddings(dataset, columns=columns, source=source, mix_spaces=mix_spaces, **wanted))
+        except SnapshotRetiredError:
+            if attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError
 
 
 def stream_embeddings(
@@ -174,7 +200,13 @@ def stream_embeddings(
     if columns is not None and (unknown := sorted(set(columns) - {column.name for column in COLUMNS})):
         raise DatasetError(f"The dataset has no column {', '.join(unknown)}; see column_descriptions().")
     wants = SegmentFilter(**wanted)
-    yield from _stream_segments(dataset, wants, names, mix_spaces=mix_spaces)
+    current = None if source == "segments" else dataset.snapshot()
+    if current is not None:
+        yield from _stream_snapshot(dataset, current, wants, names, mix_spaces=mix_spaces)
+    elif source == "snapshot":
+        raise DatasetError(f"The dataset {dataset.root} has no snapshot yet: build embeddings_table first.")
+    else:
+        yield from _stream_segments(dataset, wants, names, mix_spaces=mix_spaces)
 
 
 def refuse_mixture(root: str, spaces: Iterable[str]) -> None:
@@ -210,6 +242,48 @@ def _stream_segments(
     for table in ahead(read, files):
         if table is not None and len(table):
             yield table
+
+
+def _stream_snapshot(
+    dataset: EmbeddingDataset, current: Snapshot, wants: SegmentFilter, names: list[str] | None, *, mix_spaces: bool
+) -> Iterator[pa.Table]:
+    import pyarrow as pa
+    import pyarrow.dataset as pads
+    from pyarrow.fs import LocalFileSystem
+
+    files = [file for file in current.files if wants.space in (None, file.space) and _may_hold(file, wants)]
+    if not mix_spaces:
+        refuse_mixture(dataset.root, (file.space for file in current.files if wants.space in (None, file.space)))
+    storage = dataset.storage
+    for file in files:
+        dimension = int(file.space.rpartition("-")[2])
+        try:
+            opened = pads.dataset(
+                storage.full(file.path),
+                format="parquet",
+                filesystem=LocalFileSystem() if storage.is_local else storage.filesystem,
+            )
+            batches = opened.to_batches(
+                columns=None if names is None else [name for name in names if name in opened.schema.names],
+                filter=wants.expression(),
+                batch_size=_BATCH_ROWS,
+                batch_readahead=_READAHEAD,
+                fragment_readahead=1,
+            )
+            for batch in batches:
+                if batch.num_rows:
+                    table = conform(pa.Table.from_batches([batch]), dimension)
+                    table = table if names is None else table.select(names)
+                    yield with_space(table, file.space) if mix_spaces else table
+        except FileNotFoundError:
+            raise SnapshotRetiredError(
+                f"Snapshot {current.snapshot_id} of {dataset.root} was retired while it was read; read again, "
+                "and keep more snapshots if this happens often."
+            ) from None
+
+
+def _may_hold(file: SnapshotFile, wants: SegmentFilter) -> bool:
+    return wants.media is None or any(file.first_media <= key <= file.last_media for key in _several(wants.media))
 
 
 def current_files(dataset: EmbeddingDataset, wants: SegmentFilter) -> list[SegmentFile]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,16 @@ from embed_pipeline.dataset.encoding import ParquetEncoding
 from embed_pipeline.dataset.storage import Storage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from datetime import datetime
 
+    import pyarrow as pa
     import pyarrow.compute as pc
 
+    from embed_pipeline.dataset.outcomes import MediaOutcome
     from embed_pipeline.dataset.segments import MediaSegments
+    from embed_pipeline.dataset.snapshot import Snapshot
+    from embed_pipeline.dataset.storage import StoredFile
 
 
 @dataclass(frozen=True)
@@ -230,7 +236,7 @@ class EmbeddingDataset:
 
     def read_file(
         self, file: SegmentFile, *, columns: list[str] | None = None, filters: pc.Expression | None = None
-    ) -> Any:
+    ) -> pa.Table | None:
         """Reads rows of one file of segments.
 
         Args:
@@ -239,12 +245,72 @@ class EmbeddingDataset:
             filters: Rows to keep; None is all.
 
         Returns:
-            A `pyarrow.Table` in the present schema; None if the file is gone.
+            The rows in the present schema; None if the file is gone.
         """
         data = self.storage.read(file.path)
         return None if data is None else codec.decode(data, file.uri, columns=columns, filters=filters)[0]
 
-    def _segment_file(self, stored: Any, space: str, settings_digest: str) -> SegmentFile:
+    def compact(
+        self,
+        *,
+        keys: Collection[str] | None = None,
+        settings_digest: str | None = None,
+        retain: int = 3,
+        target_bytes: int | None = None,
+    ) -> Snapshot:
+        """Builds the next snapshot of `embeddings_table`; see `embed_pipeline.dataset.compaction.compact`."""
+        from embed_pipeline.dataset import compaction
+
+        return compaction.compact(
+            self,
+            keys=keys,
+            settings_digest=settings_digest,
+            retain=retain,
+            target_bytes=target_bytes or compaction.TARGET_BYTES,
+        )
+
+    def snapshot(self) -> Snapshot | None:
+        """Returns the current snapshot of `embeddings_table`; None before the first compaction."""
+        from embed_pipeline.dataset.snapshot import read_current
+
+        return read_current(self.storage)
+
+    def snapshots(self) -> list[Snapshot]:
+        """Returns the snapshots that are kept, oldest first."""
+        from embed_pipeline.dataset.snapshot import read_kept
+
+        return read_kept(self.storage)
+
+    def snapshot_uris(self) -> list[str]:
+        """Returns the files of the current snapshot, to hand to other tools; none before the first compaction."""
+        current = self.snapshot()
+        return [] if current is None else [self.storage.uri(file.path) for file in current.files]
+
+    def rollback(self, snapshot_id: str) -> Snapshot:
+        """Makes an earlier snapshot the current one again; see `embed_pipeline.dataset.compaction.rollback`."""
+        from embed_pipeline.dataset.compaction import rollback
+
+        return rollback(self, snapshot_id)
+
+    def write_outcomes(self, outcomes: Iterable[MediaOutcome]) -> WrittenFile:
+        """Replaces the `media` table; see `embed_pipeline.dataset.outcomes.write_outcomes`."""
+        from embed_pipeline.dataset.outcomes import write_outcomes
+
+        return write_outcomes(self, outcomes)
+
+    def read_outcomes(self) -> pa.Table:
+        """Reads the `media` table; empty before it was first written."""
+        from embed_pipeline.dataset.outcomes import read_outcomes
+
+        return read_outcomes(self)
+
+    def sweep(self, *, older_than: timedelta = timedelta(hours=24), now: datetime | None = None) -> list[str]:
+        """Removes what crashes left behind; see `embed_pipeline.dataset.sweeping.sweep`."""
+        from embed_pipeline.dataset.sweeping import sweep
+
+        return sweep(self, older_than=older_than, now=now)
+
+    def _segment_file(self, stored: StoredFile, space: str, settings_digest: str) -> SegmentFile:
         return SegmentFile(
             stored.path,
             self.storage.uri(stored.path),

@@ -19,13 +19,6 @@ from embed_pipeline.errors import DatasetError
 from embed_pipeline_tests.dataset.values import DIGEST, make_segments
 
 
-@pytest.fixture(params=["local", "memory"])
-def dataset(request, tmp_path):
-    if request.param == "local":
-        return EmbeddingDataset(str(tmp_path / "dataset"))
-    return EmbeddingDataset(f"memory://{tmp_path.name}")
-
-
 def assert_same(found, written):
     order = np.lexsort((written.end_sec, written.start_sec, written.embedding_scope, written.embedding_option))
     for field in dataclasses.fields(written):

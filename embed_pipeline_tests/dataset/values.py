@@ -39,5 +39,6 @@ def make_segments(
         "created_at": CREATED_AT,
         **changes,
     }
-    fields.setdefault("space", vector_space(fields["model_name"], np.asarray(fields["embedding"]).shape[-1]))
+    if "space" not in fields:
+        fields["space"] = vector_space(fields["model_name"], np.asarray(fields["embedding"]).shape[-1])
     return MediaSegments(**fields)

@@ -1,0 +1,289 @@
+"""Compaction: the many small files of segments become few large ones, and only what changed is written again."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import uuid
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from embed_pipeline.dataset import codec, paths
+from embed_pipeline.dataset import snapshot as snapshots
+from embed_pipeline.dataset.reading import SegmentFilter, ahead, current_files
+from embed_pipeline.dataset.schema import FileFacts, conform, segment_schema
+from embed_pipeline.dataset.snapshot import DATA, Snapshot, SnapshotFile, Source
+from embed_pipeline.errors import DatasetError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Sequence
+
+    import pyarrow as pa
+
+    from embed_pipeline.dataset.store import EmbeddingDataset
+
+TARGET_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class CompactionPlan:
+    """What a compaction does.
+
+    Args:
+        kept: Files of the snapshot before that stay as they are.
+        outputs: The files to write: for each, the sources whose rows it holds, in their order.
+        changed: Whether anything differs from the snapshot before.
+    """
+
+    kept: tuple[SnapshotFile, ...]
+    outputs: tuple[tuple[Source, ...], ...]
+    changed: bool
+
+
+def plan_compaction(
+    files: Iterable[SnapshotFile], sources: Iterable[Source], live: Iterable[Source], target_bytes: int = TARGET_BYTES
+) -> CompactionPlan:
+    """Decides which files of a snapshot stay and what the others become.
+
+    A file stays unless one of its sources was replaced or is gone. What is new goes into new files together with the
+    rest of the files that do not stay; files below half the target join in, so that small ones never pile up. The work
+    is therefore at most the size of what is new, plus one file for each old file that was touched, plus half a file.
+
+    Args:
+        files: The files of the snapshot before.
+        sources: The sources of the snapshot before, each naming its file.
+        live: The sources as they are now.
+        target_bytes: The size that files should not exceed, in bytes.
+
+    Returns:
+        The plan; outputs hold one vector space each and are sorted by media file and settings.
+    """
+    now = {source.path: source for source in live}
+    content: dict[str, list[Source]] = {}
+    for source in sources:
+        content.setdefault(source.file, []).append(source)
+    kept: list[SnapshotFile] = []
+    settled: set[str] = set()
+    small: list[SnapshotFile] = []
+    changed = False
+    for file in files:
+        held = content.get(file.path, [])
+        intact = bool(held) and all(
+            source.path in now and now[source.path].version == source.version for source in held
+        )
+        changed = changed or not intact
+        if intact and file.size_bytes >= target_bytes / 2:
+            kept.append(file)
+            settled.update(source.path for source in held)
+        elif intact:
+            small.append(file)
+    fresh = {path for path in now if path not in settled}
+    fresh_spaces = {now[path].space for path in fresh.difference(*({s.path for s in content[f.path]} for f in small))}
+    for file in small:
+        # A lone small file of a space where nothing else happens is not worth writing again.
+        alone = sum(other.space == file.space for other in small) == 1
+        if alone and file.space not in fresh_spaces:
+            kept.append(file)
+            fresh.difference_update(source.path for source in content[file.path])
+    outputs = [
+        tuple(output)
+        for space in sorted({now[path].space for path in fresh})
+        for output in _cut([now[path] for path in fresh if now[path].space == space], target_bytes)
+    ]
+    return CompactionPlan(tuple(kept), tuple(outputs), changed or bool(outputs))
+
+
+def compact(
+    dataset: EmbeddingDataset,
+    *,
+    keys: Collection[str] | None = None,
+    settings_digest: str | None = None,
+    retain: int = 3,
+    target_bytes: int = TARGET_BYTES,
+    now: datetime | None = None,
+) -> Snapshot:
+    """Builds the next snapshot of `embeddings_table`; readers go on with the one before until it is complete.
+
+    Memory stays bounded by a few files of segments and one row group, whatever the size of the dataset.
+
+    Args:
+        dataset: The dataset.
+        keys: The partition keys whose segments belong into the table; None is all that have some.
+        settings_digest: Only segments of these settings; None is all.
+        retain: How many snapshots are kept, the new one included.
+        target_bytes: The size that files should not exceed, in bytes; they are at least about half as large, the last
+            one of a vector space excepted.
+        now: The time to record; None is the present.
+
+    Returns:
+        The current snapshot: the one before if nothing changed.
+
+    Raises:
+        DatasetError: A file cannot be read or written; the snapshot before stays the current one.
+    """
+    storage = dataset.storage
+    before = snapshots.read_current(storage)
+    known = [] if before is None else snapshots.read_sources(storage, before)
+    live = _live_sources(dataset, keys, settings_digest, {source.path: source.media for source in known})
+    plan = plan_compaction(before.files if before else (), known, live, target_bytes)
+    if before is not None and not plan.changed:
+        return before
+    moment = now or datetime.now(UTC)
+    # The random part keeps two compactions at the same time from overwriting each other's files.
+    snapshot_id = f"{moment:%Y%m%dT%H%M%S.%fZ}-{uuid.uuid4().hex[:8]}"
+    files = list(plan.kept)
+    stay = {file.path for file in plan.kept}
+    sources = [source for source in known if source.file in stay]
+    for number, output in enumerate(plan.outputs):
+        path = f"{DATA}/space={output[0].space}/{snapshot_id}-{number:05}.parquet"
+        written, held = _write_output(dataset, path, output)
+        if written is not None:
+            files.append(written)
+            sources += held
+    files.sort(key=lambda file: (file.space, file.first_media, file.path))
+    after = Snapshot(snapshot_id, moment.isoformat(), tuple(files))
+    snapshots.publish(storage, after, sources)
+    retire(dataset, retain)
+    return after
+
+
+def rollback(dataset: EmbeddingDataset, snapshot_id: str) -> Snapshot:
+    """Makes an earlier snapshot the current one again; the next compaction starts from it.
+
+    Args:
+        dataset: The dataset.
+        snapshot_id: The snapshot.
+
+    Raises:
+        DatasetError: It is not kept any more.
+    """
+    kept = snapshots.read_kept(dataset.storage)
+    for earlier in kept:
+        if earlier.snapshot_id == snapshot_id:
+            dataset.storage.put(snapshots.MANIFEST, earlier.to_json())
+            return earlier
+    names = ", ".join(snapshot.snapshot_id for snapshot in kept) or "none"
+    raise DatasetError(f"There is no snapshot {snapshot_id!r} to roll back to; there are: {names}.")
+
+
+def retire(dataset: EmbeddingDataset, retain: int) -> list[str]:
+    """Removes all but the newest snapshots and the current one, and the files that only they used.
+
+    Args:
+        dataset: The dataset.
+        retain: How many snapshots to keep, at least 1.
+
+    Returns:
+        The files that were removed, relative to the root.
+    """
+    storage = dataset.storage
+    kept = snapshots.read_kept(storage)
+    current = snapshots.read_current(storage)
+    staying = {snapshot.snapshot_id for snapshot in kept[-max(retain, 1) :]}
+    if current is not None:
+        staying.add(current.snapshot_id)
+    used = {file.path for snapshot in kept if snapshot.snapshot_id in staying for file in snapshot.files}
+    used.update(file.path for file in (current.files if current else ()))
+    removed = []
+    for old in kept:
+        if old.snapshot_id not in staying:
+            # Its manifest goes first: a snapshot that is listed is whole.
+            doomed = [old.history_path, old.sources_path, *(f.path for f in old.files if f.path not in used)]
+            removed += [path for path in doomed if storage.remove(path)]
+    return removed
+
+
+def _cut(sources: list[Source], target_bytes: int) -> Iterator[list[Source]]:
+    """Cuts one space's sources, in their order, into files of nearly equal size that hardly exceed the target."""
+    sources.sort(key=lambda source: (source.media, source.settings_digest))
+    total = sum(source.size_bytes for source in sources)
+    share = total / max(1, math.ceil(total / target_bytes))
+    piece: list[Source] = []
+    size = 0
+    for source in sources:
+        piece.append(source)
+        size += source.size_bytes
+        if size >= share:
+            yield piece
+            piece, size = [], 0
+    if piece:
+        yield piece
+
+
+def _live_sources(
+    dataset: EmbeddingDataset, keys: Collection[str] | None, settings_digest: str | None, known: dict[str, str]
+) -> list[Source]:
+    names = None if keys is None else {paths.file_name(key): key for key in keys}
+    live = []
+    for file in current_files(dataset, SegmentFilter(settings_digest=settings_digest)):
+        media = names.get(file.name) if names is not None else known.get(file.path) or dataset.media_of(file)
+        if media is not None:
+            live.append(Source(file.path, file.version, media, file.settings_digest, file.space, file.size_bytes))
+    return live
+
+
+def _write_output(
+    dataset: EmbeddingDataset, path: str, output: Sequence[Source]
+) -> tuple[SnapshotFile | None, list[Source]]:
+    import pyarrow.parquet as pq
+
+    storage, encoding = dataset.storage, dataset.encoding
+    model, _, dimension = output[0].space.rpartition("-")
+    facts = FileFacts(model=model, dimension=int(dimension), space=output[0].space, settings={})
+    schema = segment_schema(facts.dimension, encoding.layout)
+    order = pq.SortingColumn.from_ordering(schema, [("media", "ascending"), ("settings_digest", "ascending")])
+    held: list[Source] = []
+    rows = 0
+    with storage.publishing(path) as temporary:
+        with pq.ParquetWriter(
+            temporary, schema.with_metadata(facts.to_metadata()), sorting_columns=order, **encoding.writer_options()
+        ) as writer:
+            for group in _row_groups(_tables(dataset, output, held), encoding.row_group_rows):
+                rows += len(group)
+                writer.write_table(conform(group, facts.dimension, encoding.layout), len(group))
+        size = temporary.stat().st_size
+        with temporary.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if not held:
+        # Every source was deleted while this ran.
+        storage.remove(path)
+        return None, []
+    kept = [replace(source, file=path) for source in held]
+    written = SnapshotFile(
+        path, facts.space, rows, len(held), size, sha256, first_media=held[0].media, last_media=held[-1].media
+    )
+    return written, kept
+
+
+def _tables(dataset: EmbeddingDataset, output: Sequence[Source], held: list[Source]) -> Iterator[pa.Table]:
+    """Reads the sources in their order and notes in `held` which of them were still there."""
+
+    def read(source: Source) -> tuple[Source, pa.Table | None]:
+        data = dataset.storage.read(source.path)
+        return source, None if data is None else codec.decode(data, dataset.storage.uri(source.path))[0]
+
+    for source, table in ahead(read, output):
+        if table is not None:
+            held.append(source)
+            yield table
+
+
+def _row_groups(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """Regroups tables into ones of exactly `rows` rows, the last one excepted."""
+    import pyarrow as pa
+
+    waiting: list[pa.Table] = []
+    count = 0
+    for table in tables:
+        waiting.append(table)
+        count += len(table)
+        if count < rows:
+            continue
+        whole = pa.concat_tables(waiting)
+        for start in range(0, count - count % rows, rows):
+            yield whole.slice(start, rows)
+        rest = whole.slice(count - count % rows)
+        waiting, count = ([rest], len(rest)) if len(rest) else ([], 0)
+    if count:
+        yield pa.concat_tables(waiting)

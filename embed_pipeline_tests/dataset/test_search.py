@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from embed_pipeline.dataset import (
+    EmbeddingDataset,
+    MediaQuery,
+    SegmentQuery,
+    near_duplicates,
+    nearest,
+    read_embeddings,
+)
+from embed_pipeline.dataset import duplicates as duplicates_module
+from embed_pipeline.dataset.search import unit_rows
+from embed_pipeline.errors import DatasetError
+from embed_pipeline_tests.dataset.values import DIGEST, make_segments
+
+KEYS = [f"{number}.mp4" for number in range(5)]
+
+
+@pytest.fixture(params=["segments", "snapshot"])
+def source(request):
+    return request.param
+
+
+@pytest.fixture
+def filled(dataset, source):
+    for key in KEYS:
+        dataset.write(make_segments(key, clips=10))
+    if source == "snapshot":
+        dataset.compact()
+    return dataset
+
+
+def by_hand(dataset, source, vector):
+    """Cosines of every segment, in float64."""
+    vectors, frame = read_embeddings(dataset, to="matrix", source=source)
+    vectors = vectors.astype(np.float64)
+    frame["score"] = vectors @ vector / np.linalg.norm(vectors, axis=1) / np.linalg.norm(vector)
+    return frame.sort_values("score", ascending=False)
+
+
+def test_the_nearest_to_a_vector_are_those_that_numpy_finds(filled, source):
+    vector = np.random.default_rng(3).normal(size=8)
+    matches = nearest(filled, vector, k=7, source=source)
+    expected = by_hand(filled, source, vector).head(7)
+    assert [match.segment_id for match in matches] == expected["segment_id"].tolist()
+    np.testing.assert_allclose([match.score for match in matches], expected["score"], rtol=1e-5)
+    assert [match.start_sec for match in matches] == expected["start_sec"].tolist()
+
+
+def test_filters_limit_where_is_searched(filled, source):
+    matches = nearest(filled, np.ones(8), k=100, source=source, media=KEYS[1], option="audio", start_sec=12, end_sec=30)
+    assert {(match.media, match.embedding_option) for match in matches} == {(KEYS[1], "audio")}
+    assert sorted(match.start_sec for match in matches) == [12, 18, 24]
+
+
+def test_a_segment_finds_its_like_and_not_itself(filled, source):
+    row = read_embeddings(filled, source=source).to_pylist()[4]
+    matches = nearest(filled, SegmentQuery(row["segment_id"]), k=200, source=source)
+    expected = by_hand(filled, source, np.asarray(row["embedding"]))["segment_id"].tolist()
+    assert expected[0] == row["segment_id"]
+    assert [match.segment_id for match in matches] == expected[1:]
+
+
+def test_a_media_file_finds_others_by_its_nearest_segment(filled, source):
+    matches = nearest(filled, MediaQuery(KEYS[0]), k=3, source=source)
+    vectors, frame = read_embeddings(filled, to="matrix", source=source)
+    own = (frame["media"] == KEYS[0]).to_numpy()
+    scores = unit_rows(vectors[~own]) @ unit_rows(vectors[own]).T
+    best = np.argsort(-scores.max(axis=1))[:3]
+    assert [match.segment_id for match in matches] == frame[~own]["segment_id"].iloc[best].tolist()
+    assert [match.query_row for match in matches] == scores[best].argmax(axis=1).tolist()
+
+
+def test_the_segments_of_a_new_media_file_can_be_the_query(filled, source):
+    stored = filled.read_media(KEYS[2], DIGEST)
+    matches = nearest(filled, dataclasses.replace(stored, media="new.mp4"), k=1, source=source)
+    assert matches[0].media == KEYS[2]
+    assert matches[0].score == pytest.approx(1, abs=1e-6)
+
+
+def test_a_match_links_into_its_media_file(filled, source):
+    match = nearest(filled, np.ones(8), k=1, source=source, media=KEYS[0], scope="asset")[0]
+    assert match.link == f"s3://library/{KEYS[0]}#t=0,60"
+
+
+def test_queries_that_fit_nothing_are_refused(filled, source):
+    for query, problem in (
+        (np.ones(9), "9 components; the dataset holds marengo3.0-8"),
+        (np.full(8, np.nan), "no finite vector"),
+        (SegmentQuery("unknown"), "no segment 'unknown'"),
+        (MediaQuery("unknown.mp4"), "no segments of media file 'unknown.mp4'"),
+    ):
+        with pytest.raises(DatasetError, match=problem):
+            nearest(filled, query, source=source)
+    with pytest.raises(DatasetError, match=r"cannot be compared to 'marengo3\.0-8'"):
+        nearest(filled, make_segments(model_name="signal-1"), space="marengo3.0-8", source=source)
+    with pytest.raises(DatasetError, match="at least one"):
+        nearest(filled, np.ones(8), k=0)
+
+
+def test_two_spaces_are_never_searched_as_one(filled, source):
+    filled.write(make_segments("other.mp4", model_name="signal-1"))
+    if source == "snapshot":
+        filled.compact()
+    with pytest.raises(DatasetError, match="2 vector spaces"):
+        nearest(filled, np.ones(8), source=source)
+    found = nearest(filled, np.ones(8), space="signal-1-8", source=source, k=50)
+    assert {match.media for match in found} == {"other.mp4"}
+    assert {match.media for match in nearest(filled, MediaQuery(KEYS[0]), k=500, source=source)} == set(KEYS[1:])
+    assert nearest(filled, MediaQuery("other.mp4"), source=source) == []
+
+
+def test_a_vector_of_zeros_is_near_to_nothing(tmp_path):
+    dataset = EmbeddingDataset(str(tmp_path))
+    dataset.write(make_segments(embedding=np.zeros((9, 8))))
+    assert {match.score for match in nearest(dataset, np.ones(8))} == {0.0}
+
+
+def test_copies_are_found_as_duplicates(filled, source):
+    original = filled.read_media(KEYS[1], DIGEST)
+    noise = np.random.default_rng(5).normal(scale=1e-3, size=original.embedding.shape)
+    filled.write(dataclasses.replace(original, media="copy.mp4", fingerprint="b", embedding=original.embedding + noise))
+    if source == "snapshot":
+        filled.compact()
+    pairs = near_duplicates(filled, threshold=0.999, source=source)
+    assert len(pairs) == len(original)
+    for pair in pairs:
+        assert {pair.first.media, pair.second.media} == {KEYS[1], "copy.mp4"}
+        assert (pair.first.embedding_option, pair.first.start_sec) == (
+            pair.second.embedding_option,
+            pair.second.start_sec,
+        )
+    assert len(near_duplicates(filled, threshold=0.999, source=source, scope="asset")) == 1
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    threshold=st.sampled_from([-1.0, 0.0, 0.4, 0.8]),
+    limit=st.integers(1, 40),
+    within=st.booleans(),
+    block=st.integers(3, 20),
+)
+def test_the_pairs_are_those_of_the_whole_matrix(tmp_path_factory, seed, threshold, limit, within, block):
+    dataset = EmbeddingDataset(str(tmp_path_factory.mktemp("dataset")))
+    for key in KEYS[:3]:
+        dataset.write(make_segments(key, clips=3, dimension=4, seed=seed))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(duplicates_module, "_BLOCK_ROWS", block)
+        pairs = near_duplicates(dataset, threshold=threshold, limit=limit, within_media=within)
+    vectors, frame = read_embeddings(dataset, to="matrix")
+    scores = unit_rows(vectors) @ unit_rows(vectors).T
+    expected = sorted(
+        (
+            scores[i, j]
+            for i in range(len(frame))
+            for j in range(i + 1, len(frame))
+            if scores[i, j] >= threshold
+            and frame["embedding_option"][i] == frame["embedding_option"][j]
+            and frame["embedding_scope"][i] == frame["embedding_scope"][j]
+            and (within or frame["media"][i] != frame["media"][j])
+        ),
+        reverse=True,
+    )[:limit]
+    np.testing.assert_allclose([pair.score for pair in pairs], expected, atol=1e-6)
+
+
+def test_duplicates_refuse_what_makes_no_sense(tmp_path):
+    with pytest.raises(DatasetError, match="threshold"):
+        near_duplicates(str(tmp_path), threshold=2)
+    assert near_duplicates(str(tmp_path)) == []
