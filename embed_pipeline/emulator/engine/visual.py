@@ -18,14 +18,15 @@ PICTURES_PER_SEC = 2.0
 _SEED = 0x56495355
 _LOW = 8  # frequencies kept of the cosine transform, each way
 _HUES = 12
+_BAR_LEVEL = 24
 
 
 def describe_pictures(pictures: npt.NDArray[np.uint8]) -> FloatArray:
     """Features of single pictures.
 
     Everything is the same for a picture and its mirror image: of what a mirror turns round only the size is kept. What
-    describes colour vanishes for grey pictures, so that a greyscale copy still matches by everything else; and
-    brightness and contrast are taken out of what describes shape.
+    describes colour vanishes for grey pictures, so that a greyscale copy still matches by everything else; brightness
+    and contrast are taken out of what describes shape; and black bars are cut off.
 
     Args:
         pictures: uint8 RGB of shape (pictures, 64, 64, 3).
@@ -33,7 +34,7 @@ def describe_pictures(pictures: npt.NDArray[np.uint8]) -> FloatArray:
     Returns:
         float32 of shape (pictures, features).
     """
-    rgb: FloatArray = pictures.astype(np.float32) / np.float32(255)
+    rgb: FloatArray = np.stack([without_bars(picture) for picture in pictures]).astype(np.float32) / np.float32(255)
     luma: FloatArray = rgb @ np.array([0.299, 0.587, 0.114], np.float32)
     blue: FloatArray = (rgb[..., 2] - luma) * np.float32(0.564)
     red: FloatArray = (rgb[..., 0] - luma) * np.float32(0.713)
@@ -62,6 +63,36 @@ def embed_pictures(features: FloatArray) -> FloatArray:
     """
     change = np.abs(np.diff(features, axis=0)).mean(axis=0) if len(features) > 1 else np.zeros_like(features[0])
     return project(np.concatenate([features.mean(axis=0), change]), _SEED)
+
+
+def without_bars(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """The picture without the black bars of a letterbox, stretched to the same size.
+
+    Args:
+        picture: uint8 RGB of shape (64, 64, 3).
+
+    Returns:
+        A picture of that shape. Only even bars count, and only up to half of the picture: a dark scene is no letterbox.
+    """
+    bright = picture.max(axis=2) > _BAR_LEVEL
+    top, bottom = _inside(bright.any(axis=1))
+    left, right = _inside(bright.any(axis=0))
+    if (top, bottom, left, right) == (0, SIZE, 0, SIZE):
+        return picture
+    rows, columns = np.linspace(top, bottom - 1, SIZE), np.linspace(left, right - 1, SIZE)
+    above, before = rows.astype(np.intp), columns.astype(np.intp)
+    below, behind = np.minimum(above + 1, bottom - 1), np.minimum(before + 1, right - 1)
+    down, across = (rows - above)[:, None, None], (columns - before)[None, :, None]
+    taller = picture[above] * (1 - down) + picture[below] * down
+    return np.asarray(np.rint(taller[:, before] * (1 - across) + taller[:, behind] * across), np.uint8)
+
+
+def _inside(bright: npt.NDArray[np.bool_]) -> tuple[int, int]:
+    if not bright.any():
+        return 0, SIZE
+    first, end = int(np.argmax(bright)), SIZE - int(np.argmax(bright[::-1]))
+    even = abs(first - (SIZE - end)) <= 2
+    return (first, end) if even and end - first >= SIZE // 2 else (0, SIZE)
 
 
 def _length_one(block: FloatArray) -> FloatArray:
