@@ -47,8 +47,8 @@ def sea(width: int, height: int, seed: int) -> Scene:
         sun = np.hypot((across - sun_at) * width / height, down - 0.3 - 0.01 * time)
         picture = np.where((sun < 0.09)[..., None], _colour([255, 240, 180]), sky)
         depth = np.maximum(down - 0.55, 0)
-        swell = np.sin(40 * down**2 * 6 - 2.2 * time + 3 * np.sin(9 * across + time)) * 0.5 + 0.5
-        glitter = np.exp(-(((across - sun_at) * (4 - 5 * depth)) ** 2)) * swell**4
+        swell = np.sin(16 * np.log(depth + 0.04) - 2.2 * time + 2 * np.sin(9 * across + 0.7 * time)) * 0.5 + 0.5
+        glitter = np.exp(-(((across - sun_at) * (11 - 15 * depth)) ** 2)) * swell**4
         water = _mix((10, 40, 80), (60, 130, 150), swell * 0.6) + glitter[..., None] * _colour([220, 160, 90])
         return _finish(np.where((down > 0.55)[..., None], water, picture))
 

@@ -22,7 +22,8 @@ def _noise(count: int, rate: int, low: float, high: float, rng: np.random.Genera
 
 
 def _loud(sound: Sound) -> Sound:
-    return np.multiply(sound, 0.6 / max(float(np.abs(sound).max()), 1e-6), dtype=np.float32)
+    scaled: Sound = np.multiply(sound, 0.6 / max(float(np.abs(sound).max()), 1e-6), dtype=np.float32)
+    return scaled
 
 
 def _strike(partials: tuple[float, ...], pitch: float, decay: float, seconds: float, rate: int) -> Sound:

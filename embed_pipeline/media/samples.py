@@ -198,7 +198,9 @@ def _picture_stream(container: OutputContainer, codec: str, sample: Sample) -> V
     if codec == "libvpx":
         stream.options = {"crf": str(sample.quality), "b": "400k", "deadline": "realtime", "cpu-used": "8"}
     else:
-        stream.options = {"crf": str(sample.quality), "preset": "veryfast"}
+        # Looking ahead makes x264 choose differently from run to run, even with one thread.
+        steady = "rc-lookahead=0:mbtree=0:weightp=0"
+        stream.options = {"crf": str(sample.quality), "preset": "veryfast", "x264-params": steady}
     return stream
 
 

@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from embed_pipeline.media import sample_scenes, sample_sounds, samples, write_sample_library
+
+
+@pytest.fixture(scope="session")
+def sample_library(request: pytest.FixtureRequest) -> Path:
+    """The sample library; read it, never write to it. Kept from run to run for as long as its recipes stay the same."""
+    recipes = b"".join(Path(module.__file__).read_bytes() for module in (samples, sample_scenes, sample_sounds))
+    folder = request.config.cache.mkdir(f"sample_library-{hashlib.sha256(recipes).hexdigest()[:12]}")
+    write_sample_library(folder)
+    return folder

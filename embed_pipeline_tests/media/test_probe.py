@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from embed_pipeline.errors import MediaError
+from embed_pipeline.media import MediaInfo, MediaLibrary
+from embed_pipeline.media.probe import probe_stream
+from embed_pipeline.media.samples import Sample, Shot, write_sample
+
+FILM = Sample("film.mp4", (Shot("market", "tune", 5, 1),), size=(96, 64))
+
+
+def probe(path: Path) -> MediaInfo:
+    with path.open("rb") as stream:
+        return probe_stream(stream, path.name)
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("film") / "film.mp4"
+    write_sample(path, FILM)
+    return path
+
+
+def test_a_video_tells_its_length_its_size_and_that_it_has_sound(film):
+    assert probe(film) == MediaInfo(pytest.approx(5.0, abs=0.1), True, True, 96, 64)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "it is empty"),
+        (b"\0" * 100_000, "not playable"),
+        (b"Dear all,\nplease find attached the minutes of our meeting.\n" * 50, "not playable"),
+        (b"1\n00:00:01,000 --> 00:00:02,000\nsubtitles\n", "not playable"),
+        (bytes(range(256)) * 1000, "not playable"),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 1000, "not playable"),
+    ],
+    ids=["empty", "zeros", "text", "subtitles", "bytes", "picture"],
+)
+def test_what_is_no_media_is_said_to_be_unplayable(tmp_path, content, why):
+    path = tmp_path / "film.mp4"
+    path.write_bytes(content)
+    with pytest.raises(MediaError, match=f"'film.mp4' is not playable.*{why}|{why}") as caught:
+        probe(path)
+    assert "film.mp4" in caught.value.message
+
+
+def test_a_playlist_makes_it_open_no_other_file(tmp_path, film):
+    lists = {
+        "list.mp4": f"#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\n{film.as_uri()}\n#EXT-X-ENDLIST\n",
+        "concat.mp4": f"ffconcat version 1.0\nfile {film.name}\n",
+    }
+    for name, text in lists.items():
+        (film.parent / name).write_text(text)
+        with pytest.raises(MediaError, match="not playable"):
+            probe(film.parent / name)
+
+
+def test_a_video_that_lost_its_header_is_unplayable(tmp_path, film):
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(film.read_bytes()[: film.stat().st_size // 2])  # what an mp4 holds is told at its end
+    with pytest.raises(MediaError, match=r"'cut.mp4' is not playable"):
+        probe(cut)
+
+
+def test_sound_with_a_broken_tail_is_as_long_as_its_header_says_or_what_is_left(tmp_path):
+    whole = tmp_path / "whole.wav"
+    write_sample(whole, Sample("x.wav", (Shot(None, "tune", 6, 1),)))
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(whole.read_bytes()[:-60_000] + b"\xff\x00garbage" * 10)
+    assert 3.5 < probe(broken).duration_sec <= 6.0
+
+
+def test_a_recording_that_was_never_finished_is_measured_by_its_packets():
+    unseekable = io.BytesIO()
+    unseekable.seekable = lambda: False  # type: ignore[method-assign]
+
+    class Pipe:
+        """What a live encoder writes to: it cannot go back to note the length in the header."""
+
+        def write(self, data: bytes) -> int:
+            return unseekable.write(data)
+
+    with av.open(Pipe(), "w", format="matroska") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(45):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), number * 5, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, 10)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    recording = io.BytesIO(unseekable.getvalue())
+    with av.open(recording) as container:
+        assert container.duration is None, "else this test shows nothing"
+    recording.seek(0)
+    assert probe_stream(recording, "live.mkv").duration_sec == pytest.approx(4.5, abs=0.11)
+
+
+def test_the_cover_of_a_song_is_no_video(tmp_path):
+    song = tmp_path / "song.mp3"
+    write_sample(song, Sample("song.mp3", (Shot(None, "tune", 4, 1),)))
+    covered = tmp_path / "covered.mp3"
+    with av.open(str(song)) as source, av.open(str(covered), "w") as target:
+        copied = target.add_stream_from_template(source.streams.audio[0])
+        cover = target.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 64, 64, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        picture = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 90, np.uint8), format="rgb24")
+        target.mux(cover.encode(picture.reformat(format="yuvj420p")))
+        target.mux(cover.encode(None))
+        for packet in source.demux(audio=0):
+            if packet.dts is not None:
+                packet.stream = copied
+                target.mux(packet)
+    with av.open(str(covered)) as container:
+        assert len(container.streams.video) == 1, "else this test shows nothing"
+    info = probe(covered)
+    assert (info.has_video, info.has_audio, info.width) == (False, True, None)
+    assert info.duration_sec == pytest.approx(4.0, abs=0.2)
+
+
+def test_a_name_that_ffmpeg_could_not_take_makes_no_difference(tmp_path, film):
+    folder = tmp_path / "library"
+    folder.mkdir()
+    for name in ("concat:a|b.mp4", "not utf-8 \udcff.mp4", "http:,,x.mp4", "%d %s.mp4"):
+        (folder / name).write_bytes(film.read_bytes())
+    library = MediaLibrary(folder, settle_seconds=0)
+    assert [library.probe(file).duration_sec for file in library.list().files] == [pytest.approx(5, abs=0.1)] * 4
+
+
+def test_only_the_beginning_and_the_index_of_a_long_file_are_read(sample_library):
+    path = sample_library / "lecture-twelve-minutes.mp4"
+
+    class Counted(io.FileIO):
+        count = 0
+
+        def read(self, size: int = -1) -> bytes:
+            data = super().read(size)
+            Counted.count += len(data)
+            return data
+
+    with Counted(path) as stream:
+        assert probe_stream(stream, "x").duration_sec == pytest.approx(720, abs=0.5)
+    assert Counted.count < path.stat().st_size
+
+
+def test_the_room_is_imported_without_loading_what_decodes():
+    program = (
+        "import sys, embed_pipeline.media\n"
+        "print([m for m in ('av', 'fsspec', 'aiohttp', 'dagster', 'sqlite3', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() in ("[]", "['sqlite3']")
