@@ -1,4 +1,4 @@
-"""The demo: a folder of media becomes a dataset of segment embeddings, through the same definitions that Dagster loads."""
+"""The demo: a folder of media becomes a dataset of embeddings, through the same definitions that Dagster loads."""
 
 from __future__ import annotations
 
@@ -203,11 +203,8 @@ def _show_neighbours(dataset: EmbeddingDataset, rows: list[MediaStatus], console
     if best is None:
         return
     _, query, matches = best
-    table = Table(
-        title=(
-            f"Nearest to {query['media']} {query['start_sec']:.1f}-{query['end_sec']:.1f} s ({query['embedding_option']})"
-        )
-    )
+    where = f"{query['media']} {query['start_sec']:.1f}-{query['end_sec']:.1f} s ({query['embedding_option']})"
+    table = Table(title=f"Nearest to {where}")
     table.add_column("media file", overflow="fold")
     table.add_column("from", justify="right")
     table.add_column("to", justify="right")

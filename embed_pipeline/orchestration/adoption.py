@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -71,9 +71,13 @@ def adoptable(
 
 
 def _marks(task: MediaEmbeddingTask) -> list[str]:
-    metadata = _metadata(task)
-    url, filename = getattr(metadata, "input_url", None), getattr(metadata, "input_filename", None)
-    return [*([without_query(url)] if url else []), *([filename] if filename else [])]
+    media = task.media
+    if media is None:
+        return []
+    return [
+        *([without_query(media.input_url)] if media.input_url else []),
+        *([media.input_filename] if media.input_filename else []),
+    ]
 
 
 def _fits(task: MediaEmbeddingTask, wanted: Sought) -> bool:
@@ -81,22 +85,17 @@ def _fits(task: MediaEmbeddingTask, wanted: Sought) -> bool:
         return False
     if wanted.changed_at is not None and task.created_at is not None and task.created_at < wanted.changed_at:
         return False
-    media = wanted.request[wanted.request["input_type"]]
-    metadata = _metadata(task)
-    for names, asked in (
-        (("video_embedding_option", "audio_embedding_option", "audio_embedding_options"), media["embedding_option"]),
-        (("video_embedding_scope", "audio_embedding_scope", "audio_embedding_scopes"), media["embedding_scope"]),
-    ):
-        for name in names:
-            listed = getattr(metadata, name, None)
-            if listed and set(listed) != set(asked):
-                return False
-    return True
+    asked = wanted.request[wanted.request["input_type"]]
+    listed = task.media
+    return listed is None or (
+        _same(listed.embedding_options, asked["embedding_option"])
+        and _same(listed.embedding_scopes, asked["embedding_scope"])
+    )
 
 
-def _metadata(task: MediaEmbeddingTask) -> Any:
-    embedding = task.video_embedding or task.audio_embedding
-    return embedding.metadata if embedding is not None else None
+def _same(listed: Sequence[str] | None, asked: Sequence[str]) -> bool:
+    """Whether the list names what was asked for; what it leaves out says nothing."""
+    return not listed or set(listed) == set(asked)
 
 
 def whole_seconds(at: datetime) -> datetime:

@@ -35,8 +35,8 @@ def build_media_discovery_sensor(
         default_status=default_status,
         required_resource_keys={blueprint.library_key, blueprint.store_key},
         description=(
-            "Lists the media library. A new file becomes a partition, a changed one gets a new data version, a vanished "
-            "one is marked as gone."
+            "Lists the media library. A new file becomes a partition, a changed one gets a new data version, a "
+            "vanished one is marked as gone."
         ),
     )
     def media_discovery_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:

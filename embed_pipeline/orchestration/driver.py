@@ -64,7 +64,9 @@ class Driver:
         """Evaluate one sensor once and do all that it asks for."""
         sensor = self._repository.get_sensor_def(sensor_name)
         with dg.build_sensor_context(
-            instance=self._instance, repository_def=self._repository, definitions=self._definitions
+            instance=self._instance,
+            definitions=self._definitions,
+            resources=dict(self._definitions.resources or {}),
         ) as context:
             answer = sensor.evaluate_tick(context)
         for event in answer.asset_events:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import dagster as dg
 
 from embed_pipeline.orchestration.assets import build_assets
@@ -13,8 +15,12 @@ from embed_pipeline.orchestration.readiness import build_embedding_ready_sensor
 
 def build_definitions(blueprint: Blueprint) -> dg.Definitions:
     """Everything that Dagster loads for one pipeline: assets, jobs, sensors, the schedule and the resources."""
+    with warnings.catch_warnings():
+        # Backfill policies are marked as beta since 2023, and without them each media file would cost a run.
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        assets = build_assets(blueprint)
     return dg.Definitions(
-        assets=build_assets(blueprint),
+        assets=assets,
         jobs=build_jobs(blueprint),
         schedules=[build_daily_embedding_schedule(blueprint)],
         sensors=[

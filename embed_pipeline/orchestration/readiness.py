@@ -130,7 +130,8 @@ class Readiness:
         chosen = ranges[: policy.runs_per_tick]
         summary = (
             f"{len(versions)} tasks pending, {len(keys)} of them ended, "
-            f"{len(runs.in_flight & versions.keys())} in runs under way, {len(waiting.keys() & versions.keys())} waiting after a failed run; "
+            f"{len(runs.in_flight & versions.keys())} in runs under way, "
+            f"{len(waiting.keys() & versions.keys())} waiting after a failed run; "
             f"{len(chosen)} runs requested for {sum(len(some.keys) for some in chosen)} media files"
             + ("." if found.complete else "; the rest is looked at in the next tick.")
         )

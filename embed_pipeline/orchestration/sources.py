@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from embed_pipeline.errors import ConfigurationError
@@ -83,6 +84,20 @@ def prepare(
         import base64
 
         return PreparedSource(MediaSource(base_64_string=base64.b64encode(stream.read()).decode()))
+
+
+def typed_request(request: Mapping[str, Any], source: MediaSource) -> dict[str, Any]:
+    """The keywords of ``tasks.create`` for this source.
+
+    Args:
+        request: What is asked for, but for the source.
+        source: Where the media is.
+    """
+    from embed_pipeline.client import AudioInputRequest, VideoInputRequest
+
+    media_type = request["input_type"]
+    of_type = VideoInputRequest if media_type == "video" else AudioInputRequest
+    return {**request, media_type: of_type.model_validate({**request[media_type], "media_source": source})}
 
 
 def without_query(url: str) -> str:

@@ -20,7 +20,14 @@ from embed_pipeline.orchestration.open_submissions import unsettled_windows
 from embed_pipeline.orchestration.policy import PipelinePolicy
 from embed_pipeline.orchestration.records import TaskRecord
 from embed_pipeline.orchestration.settings import EmbeddingSettings
-from embed_pipeline.orchestration.sources import Delivery, delivery_for, expected_mark, prepare, without_query
+from embed_pipeline.orchestration.sources import (
+    Delivery,
+    delivery_for,
+    expected_mark,
+    prepare,
+    typed_request,
+    without_query,
+)
 from embed_pipeline.orchestration.submission_plan import (
     Action,
     Candidate,
@@ -304,9 +311,11 @@ class Submission:
             fingerprint=decision.candidate.fingerprint,
             digest=decision.candidate.settings_digest,
         )
-        request = dict(self.settings.request(file.media_type))
-        request[file.media_type] = {**request[file.media_type], "media_source": prepared.source}
-        answer = self.client.v_2.tasks.create(**request, media_minutes=decision.candidate.minutes)
+        minutes = decision.candidate.minutes
+        answer = self.client.v_2.tasks.create(
+            **typed_request(self.settings.request(file.media_type), prepared.source),
+            media_duration_sec=None if minutes is None else minutes * 60,
+        )
         return answer.id, answer.adopted
 
     @property
