@@ -1,0 +1,343 @@
+"""What an operation is, apart from how bytes travel: a generator that asks for requests and pauses.
+
+Every operation of the client (create, list, wait, upload...) is written once, as a generator that yields what it wants
+done (:class:`Send`, :class:`Pause`, :class:`Together`) and is sent the outcome. The drivers in
+:mod:`embed_pipeline.client.drivers` do it, one with threads and one with asyncio.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypedDict, TypeVar
+from urllib.parse import quote
+
+from embed_pipeline.client.errors import (
+    ApiError,
+    ConnectionFailedError,
+    RetryLaterError,
+    UnreadableResponseError,
+    read_error,
+)
+from embed_pipeline.client.limits import Budget, Category
+from embed_pipeline.client.redaction import without_query
+from embed_pipeline.client.retries import RetryPolicy, read_http_date, read_retry_after
+
+T = TypeVar("T")
+Flow = Generator[Any, Any, T]
+Form = tuple[dict[str, str], dict[str, tuple[str, Any, str]]]
+
+
+class RequestOptions(TypedDict, total=False):
+    """What one call may ask for beyond the client's settings; the official SDK's names.
+
+    Attributes:
+        timeout_in_seconds: For each attempt.
+        max_retries: How often the request is sent again; 0 for never. (The official SDK counts otherwise.)
+        additional_headers: Sent as well.
+        additional_query_parameters: Sent as well.
+    """
+
+    timeout_in_seconds: float
+    max_retries: int
+    additional_headers: Mapping[str, str]
+    additional_query_parameters: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outgoing:
+    """A request to be sent.
+
+    Attributes:
+        method: HTTP method.
+        path: Below the base URL, without a leading slash; or a whole URL if ``foreign``.
+        params: Query parameters; those that are None are left out.
+        json: Body as JSON.
+        content: Body as bytes.
+        form: Makes the fields and files of a multipart form; called for every attempt, since a file is read only once.
+        headers: Further headers.
+        foreign: Whether it goes to somebody else's URL (a presigned one), without our key.
+        timeout_sec: For this request, seconds; None for the client's own.
+    """
+
+    method: str
+    path: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    json: Any = None
+    content: bytes | None = None
+    form: Callable[[], Form] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    foreign: bool = False
+    timeout_sec: float | None = None
+
+    @property
+    def doing(self) -> str:
+        """What this is, for people: method and address without its query."""
+        return f"{self.method} {without_query(self.path) if self.foreign else '/' + self.path}"
+
+    def __repr__(self) -> str:
+        return f"Outgoing({self.doing})"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A complete answer.
+
+    Attributes:
+        status_code: HTTP status.
+        headers: With lower-case names.
+        content: The body, decompressed.
+    """
+
+    status_code: int
+    headers: Mapping[str, str]
+    content: bytes
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the status is 2xx."""
+        return 200 <= self.status_code < 300
+
+    def __repr__(self) -> str:
+        return f"Reply({self.status_code}, {len(self.content)} bytes)"
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Asks for a request to be sent; answered by a :class:`Reply`, or a :class:`ConnectionFailedError` is thrown in."""
+
+    request: Outgoing
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Asks for a pause, in seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Asks for flows to be run side by side; answered by their results in order, or the first error is thrown in."""
+
+    flows: Sequence[Flow[Any]]
+    at_once: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientStats:
+    """What a client has done so far.
+
+    Attributes:
+        requests: Requests sent, each attempt counted.
+        retries: Attempts after the first.
+        rate_limited: Answers with status 429.
+        waited_sec: Time spent in waits for limits and between attempts, seconds, summed over threads.
+        created: Tasks that were created, without those adopted.
+        adopted: Tasks found in the list after a create whose outcome was unknown.
+    """
+
+    requests: int = 0
+    retries: int = 0
+    rate_limited: int = 0
+    waited_sec: float = 0.0
+    created: int = 0
+    adopted: int = 0
+
+
+class Session:
+    """What all operations of a client share. Safe to use from many threads.
+
+    Args:
+        base_url: With ``/v1.3``, without a trailing slash.
+        api_key: Sent as ``x-api-key``; never shown.
+        retries: What is tried again.
+        budget: What may be spent.
+        now: The wall clock, UTC.
+        monotonic: A clock that never goes back, seconds.
+        chance: A random number from 0 to 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_url: str,
+        api_key: str,
+        retries: RetryPolicy,
+        budget: Budget,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        monotonic: Callable[[], float] = time.monotonic,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.base_url = base_url
+        self.api_key = api_key
+        self.retries = retries
+        self.budget = budget
+        self.now = now
+        self.monotonic = monotonic
+        self.chance = chance
+        self._lock = threading.Lock()
+        self._counts: dict[str, float] = dict.fromkeys(ClientStats.__dataclass_fields__, 0)
+        self._claimed: set[str] = set()
+        self._clock_offset_sec: float | None = None
+
+    def __repr__(self) -> str:
+        return f"Session({without_query(self.base_url)})"
+
+    def count(self, **amounts: float) -> None:
+        """Adds to the figures of :class:`ClientStats`."""
+        with self._lock:
+            for name, amount in amounts.items():
+                self._counts[name] += amount
+
+    def stats(self) -> ClientStats:
+        """The figures so far."""
+        with self._lock:
+            counts = dict(self._counts)
+        waited = counts.pop("waited_sec")
+        return ClientStats(waited_sec=waited, **{name: int(amount) for name, amount in counts.items()})
+
+    @property
+    def clock_offset_sec(self) -> float | None:
+        """How far the platform's clock is ahead of ours, in seconds (whole ones), or None as long as it did not say."""
+        return self._clock_offset_sec
+
+    def read_clock(self, reply: Reply) -> None:
+        """Learns the platform's clock from the ``Date`` header of an answer."""
+        date = read_http_date(reply.headers.get("date"))
+        if date is not None:
+            self._clock_offset_sec = (date - self.now()).total_seconds()
+
+    def claim(self, task_id: str) -> bool:
+        """Marks a task as somebody's own; False if it already is."""
+        with self._lock:
+            if task_id in self._claimed:
+                return False
+            self._claimed.add(task_id)
+            return True
+
+    def is_claimed(self, task_id: str) -> bool:
+        """Whether a create of this client already answered with this task."""
+        with self._lock:
+            return task_id in self._claimed
+
+    def policy(self, options: RequestOptions | None) -> RetryPolicy:
+        """The retry policy of one call."""
+        if options is None or "max_retries" not in options:
+            return self.retries
+        return replace(self.retries, max_attempts=options["max_retries"] + 1)
+
+    def error(self, reply: Reply, doing: str) -> ApiError:
+        """The error that an answer stands for."""
+        return read_error(reply, doing, self.api_key, retry_after_sec=read_retry_after(reply.headers, self.now()))
+
+
+def path_segment(identifier: str) -> str:
+    """An id as it goes into a path, so that no id can name another resource."""
+    if not identifier:
+        raise ValueError("the id is empty")
+    return quote(identifier, safe="")
+
+
+def with_options(request: Outgoing, options: RequestOptions | None) -> Outgoing:
+    """The request with what one call asks for beyond the client's settings."""
+    if not options:
+        return request
+    return replace(
+        request,
+        timeout_sec=options.get("timeout_in_seconds", request.timeout_sec),
+        headers={**request.headers, **options.get("additional_headers", {})},
+        params={**request.params, **options.get("additional_query_parameters", {})},
+    )
+
+
+def transmit(session: Session, request: Outgoing) -> Flow[Reply]:
+    """Sends once, and counts."""
+    session.count(requests=1)
+    reply: Reply = yield Send(request)
+    session.read_clock(reply)
+    if reply.status_code == 429:
+        session.count(rate_limited=1)
+    return reply
+
+
+def read(
+    session: Session, request: Outgoing, parse: Callable[[Reply], T], options: RequestOptions | None = None
+) -> Flow[T]:
+    """Sends what may safely be repeated, as often as the policy allows, and parses the answer.
+
+    Raises:
+        ApiError: The platform refused, could not be reached, or its answer could not be read.
+    """
+    request, policy = with_options(request, options), session.policy(options)
+    attempt = 0
+    while True:
+        attempt += 1
+        error: ApiError
+        try:
+            reply = yield from transmit(session, request)
+            if reply.succeeded:
+                return parse(reply)
+            error = session.error(reply, request.doing)
+            again = reply.status_code in policy.read_statuses
+        except ConnectionFailedError as failed:
+            error, again = failed, policy.retry_connection_errors
+        except UnreadableResponseError as unreadable:
+            error, again = unreadable, policy.retry_connection_errors and unreadable.passing
+        yield from back_off(session, policy, attempt, error, again=again)
+
+
+def back_off(session: Session, policy: RetryPolicy, attempt: int, error: ApiError, *, again: bool) -> Flow[None]:
+    """Waits before the next attempt, or raises the error if there is to be none.
+
+    Raises:
+        ApiError: The error, if it is not to be tried again.
+        RetryLaterError: The platform asks for a longer wait than the policy allows.
+    """
+    if not again or attempt >= policy.max_attempts:
+        raise error
+    seconds = policy.delay(attempt, retry_after_sec=error.retry_after_sec, chance=session.chance())
+    if seconds > policy.max_wait_sec:
+        raise later(session, seconds, policy, error) from error
+    session.count(retries=1)
+    yield from pause(session, seconds)
+
+
+def pause(session: Session, seconds: float) -> Flow[None]:
+    """Waits, and counts the time."""
+    if seconds > 0:
+        session.count(waited_sec=seconds)
+        yield Pause(seconds)
+
+
+def later(session: Session, seconds: float, policy: RetryPolicy, cause: ApiError | None = None) -> RetryLaterError:
+    """The error that says when to come back instead of sleeping past the caller's bound."""
+    retry_at = session.now() + timedelta(seconds=seconds)
+    why = "The limits of the plan are spent" if cause is None else cause.message.rstrip(".")
+    return RetryLaterError(
+        f"{why}. Come back at {retry_at:%Y-%m-%dT%H:%M:%SZ}, in {seconds:.0f} s; "
+        f"waits of up to {policy.max_wait_sec:.0f} s are allowed here (RetryPolicy.max_wait_sec).",
+        retry_at=retry_at,
+        retry_after_sec=seconds,
+        status_code=cause.status_code if cause else 429,
+        code=cause.code if cause else None,
+        request_id=cause.request_id if cause else None,
+        headers=cause.headers if cause else None,
+        body=cause.body if cause else "",
+    )
+
+
+def admit(session: Session, policy: RetryPolicy, category: Category, media_sec: float = 0.0) -> Flow[None]:
+    """Waits until the budget has room for one more request, which is then taken out of it.
+
+    Raises:
+        RetryLaterError: That would take longer than the policy allows.
+    """
+    seconds = session.budget.reserve(category, session.monotonic(), media_sec, max_wait_sec=policy.max_wait_sec)
+    if seconds > policy.max_wait_sec:
+        raise later(session, seconds, policy)
+    yield from pause(session, seconds)

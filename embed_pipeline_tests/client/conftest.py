@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from embed_pipeline.client import EmbedClient, RetryPolicy, VideoInputRequest
+from embed_pipeline_tests.client.scripted_server import ScriptedServer, serving
+
+QUICK = RetryPolicy(
+    max_attempts=4, initial_delay_sec=0.01, max_delay_sec=0.02, max_wait_sec=2.0, settle_delays_sec=(0.01, 0.01)
+)
+
+
+@pytest.fixture
+def platform() -> Iterator[ScriptedServer]:
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def client(platform: ScriptedServer) -> Iterator[EmbedClient]:
+    with EmbedClient(api_key="tlk_secret", base_url=platform.base_url, retries=QUICK, timeout=0.5) as embed_client:
+        yield embed_client
+
+
+@pytest.fixture
+def video() -> Callable[..., VideoInputRequest]:
+    """Makes videos with URLs of their own."""
+    numbers = itertools.count()
+
+    def make(url: str | None = None, **fields: object) -> VideoInputRequest:
+        return VideoInputRequest.model_validate(
+            {
+                "media_source": {"url": url or f"https://media.example/{next(numbers)}.mp4"},
+                "embedding_option": ["visual", "audio"],
+                "embedding_scope": ["clip"],
+                **fields,
+            }
+        )
+
+    return make

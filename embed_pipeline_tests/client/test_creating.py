@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+
+from embed_pipeline.client import (
+    AmbiguousCreateError,
+    ApiError,
+    ConnectionFailedError,
+    EmbedClient,
+    RetryLaterError,
+    UnreadableResponseError,
+    VideoInputRequest,
+)
+from embed_pipeline_tests.client.conftest import QUICK
+from embed_pipeline_tests.client.scripted_server import (
+    Handler,
+    answering,
+    created,
+    creating_then,
+    resetting,
+    resetting_within_body,
+    silent_for,
+)
+
+LIMITED = {"error": {"code": "RATE_LIMIT_EXCEEDED", "message": "Too many requests."}}
+BROKEN = {"error": {"code": "INTERNAL_SERVER_ERROR", "message": "Oops", "details": {"requestId": "req_1"}}}
+
+
+def create(client: EmbedClient, video: VideoInputRequest, **keywords: object):
+    return client.v_2.tasks.create(input_type="video", model_name="marengo3.0", video=video, **keywords)
+
+
+def test_a_created_task_has_the_platforms_id(client, platform, video):
+    task = create(client, video())
+    assert (task.id, task.status, task.adopted) == (platform.tasks[0]["_id"], "processing", False)
+    assert client.stats.created == 1
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409])
+def test_a_refusal_creates_nothing_and_is_not_repeated(client, platform, video, status):
+    platform.posts.append(answering(status, {"code": "parameter_invalid", "message": "no"}))
+    with pytest.raises(ApiError) as raised:
+        create(client, video())
+    assert raised.value.status_code == status
+    assert len(platform.recorded) == 1
+    assert platform.tasks == []
+
+
+@pytest.mark.parametrize("headers", [{}, {"Retry-After": "0"}, {"Retry-After-Ms": "20"}])
+def test_after_429_the_create_is_sent_again(client, platform, video, headers):
+    platform.posts.append(answering(429, LIMITED, headers))
+    create(client, video())
+    assert len(platform.tasks) == 1
+    assert (client.stats.retries, client.stats.rate_limited) == (1, 1)
+
+
+@pytest.mark.parametrize("value", ["86400", "date"])
+def test_a_long_retry_after_says_when_to_come_back(client, platform, video, value):
+    from email.utils import format_datetime
+
+    at = platform.now() + timedelta(days=1)
+    platform.posts.append(answering(429, LIMITED, {"Retry-After": format_datetime(at) if value == "date" else value}))
+    with pytest.raises(RetryLaterError) as raised:
+        create(client, video())
+    assert abs(raised.value.retry_at - at) < timedelta(seconds=5)
+    assert platform.tasks == []
+
+
+def test_a_long_retry_after_holds_the_other_threads_creates_too(client, platform, video):
+    platform.posts.append(answering(429, LIMITED, {"Retry-After": "500"}))
+    for _ in range(2):
+        with pytest.raises(RetryLaterError):
+            create(client, video())
+    assert len(platform.recorded) == 1
+
+
+AMBIGUOUS = {
+    "500": answering(500, BROKEN),
+    "502 with HTML": answering(502, b"<html>Bad gateway</html>", content_type="text/html"),
+    "503 with Retry-After": answering(503, b"", {"Retry-After": "0"}),
+    "reset before the answer": resetting,
+    "silence": silent_for(0.8),
+}
+
+
+@pytest.mark.parametrize("outcome", AMBIGUOUS)
+def test_a_task_made_by_an_attempt_without_answer_is_adopted(client, platform, video, outcome):
+    platform.posts.append(creating_then(AMBIGUOUS[outcome]))
+    task = create(client, video())
+    assert task.adopted
+    assert [each["_id"] for each in platform.tasks] == [task.id]
+    assert client.stats.adopted == 1
+
+
+@pytest.mark.parametrize("outcome", AMBIGUOUS)
+def test_if_the_list_has_no_such_task_the_create_is_sent_again(client, platform, video, outcome):
+    platform.posts.append(AMBIGUOUS[outcome])
+    task = create(client, video())
+    assert not task.adopted
+    assert [each["_id"] for each in platform.tasks] == [task.id]
+    lists_before_second_post = [each.method for each in platform.recorded]
+    assert lists_before_second_post == ["POST", "GET", "GET", "POST"]
+
+
+def test_a_reset_within_the_answer_adopts(client, platform, video):
+    platform.posts.append(creating_then(resetting_within_body))
+    assert create(client, video()).adopted
+    assert len(platform.tasks) == 1
+
+
+@pytest.mark.parametrize("body", [b'{"_id": "00', b"<html></html>", b"", b"[]", b"null"])
+def test_a_success_whose_body_cannot_be_read_adopts_and_never_resends(client, platform, video, body):
+    platform.posts.append(creating_then(answering(202, body)))
+    assert create(client, video()).adopted
+    assert len(platform.tasks) == 1
+    platform.posts.append(answering(202, body))
+    with pytest.raises(AmbiguousCreateError):
+        create(client, video())
+    assert len(platform.requests_to("POST")) == 2
+
+
+def test_the_location_header_names_the_task_when_the_body_does_not(client, platform, video):
+    def cut_off(handler: Handler) -> None:
+        task = handler.create()
+        handler.answer(202, b"{", {"Location": f"{platform.base_url}/embed-v2/tasks/{task['_id']}"})
+
+    platform.posts.append(cut_off)
+    task = create(client, video())
+    assert (task.id, task.adopted) == (platform.tasks[0]["_id"], False)
+
+
+def test_a_refused_connection_sent_nothing_and_asks_no_list(video):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1.3"
+    with (
+        EmbedClient(api_key="k", base_url=url, retries=QUICK) as client,
+        pytest.raises(ConnectionFailedError) as raised,
+    ):
+        create(client, video())
+    assert not raised.value.sent
+    assert client.stats.requests == QUICK.max_attempts
+
+
+def test_an_older_task_of_the_same_source_is_not_adopted(client, platform, video):
+    source = video()
+    platform.posts.append(created)
+    older = create(client, source)
+    platform.tasks[0]["created_at"] = (platform.now() - timedelta(seconds=30)).isoformat()
+    with EmbedClient(api_key="k", base_url=platform.base_url, retries=QUICK) as other:
+        platform.posts.append(answering(500, BROKEN))
+        task = create(other, source)
+    assert not task.adopted
+    assert task.id != older.id
+
+
+def test_a_task_that_this_client_already_has_is_not_adopted(client, platform, video):
+    source = video()
+    first = create(client, source)
+    platform.posts.append(answering(500, BROKEN))
+    second = create(client, source)
+    assert not second.adopted
+    assert first.id != second.id
+
+
+def test_a_task_of_the_same_source_with_other_settings_is_not_adopted(client, platform, video):
+    source = "https://media.example/same.mp4"
+
+    def another_pays(handler: Handler) -> None:
+        body = handler.recorded.json
+        body["video"]["embedding_option"] = ["visual"]
+        platform.add_task(body)
+        handler.answer(500, BROKEN)
+
+    platform.posts.append(another_pays)
+    task = create(client, video(source))
+    assert not task.adopted
+    assert len(platform.tasks) == 2
+
+
+@pytest.mark.parametrize("echo", [lambda url: url, lambda url: url.partition("?")[0], lambda url: url + "&x-id=1"])
+def test_a_signed_url_is_recognised_however_the_list_echoes_it(client, platform, video, echo):
+    platform.echo_url = echo
+    platform.posts.append(creating_then(resetting))
+    task = create(client, video("https://bucket.example/a%20b.mp4?X-Amz-Signature=abc&X-Amz-Expires=60"))
+    assert task.adopted
+    assert len(platform.tasks) == 1
+
+
+def test_two_objects_that_differ_in_a_query_parameter_are_not_confused(client, platform, video):
+    def another_pays(handler: Handler) -> None:
+        body = handler.recorded.json
+        body["video"]["media_source"]["url"] = "https://media.example/get?id=2"
+        platform.add_task(body)
+        handler.answer(500, BROKEN)
+
+    platform.posts.append(another_pays)
+    assert not create(client, video("https://media.example/get?id=1")).adopted
+
+
+@pytest.mark.parametrize("hours", [-3, 3])
+@pytest.mark.parametrize("earlier_request", [True, False])
+def test_clocks_that_disagree_by_hours_do_not_hide_the_task(client, platform, video, hours, earlier_request):
+    platform.clock_offset = timedelta(hours=hours)
+    if earlier_request:
+        list(client.v_2.tasks.list())
+    platform.posts.append(creating_then(resetting))
+    assert create(client, video()).adopted
+    assert len(platform.tasks) == 1
+
+
+def test_a_listed_task_without_source_makes_the_outcome_unknowable(client, platform, video):
+    platform.hides_metadata = True
+    platform.posts.append(creating_then(resetting))
+    with pytest.raises(AmbiguousCreateError, match=r"tasks\.find"):
+        create(client, video())
+    assert len(platform.tasks) == 1
+
+
+def test_base64_is_never_sent_twice_after_an_unknown_outcome(client, platform, video):
+    platform.posts.append(resetting)
+    with pytest.raises(AmbiguousCreateError, match="base64"):
+        create(client, video(media_source={"base64_string": "aGVsbG8="}))
+    assert len(platform.recorded) == 1
+
+
+def test_an_uploaded_asset_is_found_by_its_file_name(client, platform, video):
+    platform.assets["a1"] = {"_id": "a1", "filename": "unique-name.mp4"}
+    platform.posts.append(creating_then(resetting))
+    assert create(client, video(media_source={"asset_id": "a1"})).adopted
+
+
+def test_two_new_tasks_with_one_file_name_are_not_guessed_between(client, platform, video):
+    platform.assets["a1"] = {"_id": "a1", "filename": "video.mp4"}
+    platform.posts.append(creating_then(creating_then(resetting)))
+    with pytest.raises(AmbiguousCreateError, match="several"):
+        create(client, video(media_source={"asset_id": "a1"}))
+
+
+def test_if_the_list_fails_as_well_nothing_is_sent_again(client, platform, video):
+    platform.posts.append(creating_then(resetting))
+    platform.gets.extend([answering(500)] * QUICK.max_attempts)
+    with pytest.raises(AmbiguousCreateError):
+        create(client, video())
+    assert len(platform.tasks) == 1
+
+
+def test_a_thread_pool_that_meets_every_fault_makes_one_task_per_create(client, platform, video):
+    faults = [*AMBIGUOUS.values(), answering(429, LIMITED, {"Retry-After": "0"})]
+    for fault in faults:
+        platform.posts.extend([fault, creating_then(fault) if fault is not faults[-1] else fault])
+    sources = [video() for _ in range(24)]
+    with ThreadPoolExecutor(8) as pool:
+        tasks = list(pool.map(lambda source: create(client, source), sources))
+    assert len({task.id for task in tasks}) == len(sources)
+    urls = [task["video_embedding"]["metadata"]["input_url"] for task in platform.tasks]
+    assert sorted(urls) == sorted(source.media_source.url for source in sources)
+
+
+def test_neither_key_nor_signature_is_in_an_error(client, platform, video):
+    url = "https://bucket.example/a.mp4?X-Amz-Signature=topsecret"
+    platform.posts.append(answering(400, {"code": "parameter_invalid", "message": f"cannot reach {url} tlk_secret"}))
+    with pytest.raises(ApiError) as raised:
+        create(client, video(url))
+    shown = f"{raised.value} {raised.value!r} {raised.value.body} {raised.value.headers} {video(url)!r}"
+    assert "topsecret" not in shown
+    assert "tlk_secret" not in shown
+
+
+def test_an_unreadable_list_is_an_error_that_names_it(client, platform):
+    platform.gets.extend([answering(200, b"<html>", content_type="text/html")] * QUICK.max_attempts)
+    with pytest.raises(UnreadableResponseError, match="text/html"):
+        client.v_2.tasks.list()
