@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from embed_pipeline.emulator import routes_assets, routes_tasks, routes_uploads
+from embed_pipeline.emulator import routes_assets, routes_control, routes_tasks, routes_uploads
 from embed_pipeline.emulator.answers import refused
 from embed_pipeline.emulator.gate import Gate
 from embed_pipeline.emulator.platform import Platform
@@ -36,6 +36,7 @@ def build_app(platform: Platform) -> Gate:
             # Multipart uploads before assets: their path would else be taken for an asset's id.
             Mount(BASE_PATH, routes=[*routes_tasks.ROUTES, *routes_uploads.ROUTES, *routes_assets.ROUTES]),
             routes_uploads.CHUNK_ROUTE,
+            Mount("/_emulator", routes=routes_control.ROUTES),
         ],
         exception_handlers={Refusal: _on_refusal, 404: _on_unknown, 405: _on_method},
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from embed_pipeline.emulator.asset_store import AssetStore
@@ -16,7 +17,7 @@ from embed_pipeline.emulator.probe import (
     read_header,
     read_header_isolated,
 )
-from embed_pipeline.emulator.settings import EmulatorSettings
+from embed_pipeline.emulator.settings import EmulatorSettings, Timing
 from embed_pipeline.emulator.sources import SourceError, fetch
 
 _log = logging.getLogger(__name__)
@@ -29,12 +30,16 @@ class AssetIntake:
         store: Where assets are kept.
         settings: Limits, and whether the engine needs files at all.
         clock: What time it is.
+        timing: How long an asset stays in processing, at this moment.
     """
 
-    def __init__(self, store: AssetStore, settings: EmulatorSettings, clock: Clock) -> None:
+    def __init__(
+        self, store: AssetStore, settings: EmulatorSettings, clock: Clock, timing: Callable[[], Timing]
+    ) -> None:
         self._store = store
         self._settings = settings
         self._clock = clock
+        self._timing = timing
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="embed-intake")
 
     def start(self) -> None:
@@ -55,7 +60,7 @@ class AssetIntake:
         if asset is None:
             return
         settings, path = self._settings, self._store.path(asset_id)
-        release_at = asset.created_at + round(settings.timing.asset_after_sec * 1000)
+        release_at = asset.created_at + round(self._timing().asset_after_sec * 1000)
         try:
             if asset.url is not None and reads_sources(settings):
                 limit, private = settings.sizes.fetched, settings.allow_private_sources

@@ -13,10 +13,16 @@ from typing import IO
 from embed_pipeline.emulator.asset_intake import AssetIntake
 from embed_pipeline.emulator.asset_store import AssetStore
 from embed_pipeline.emulator.clock import Clock
-from embed_pipeline.emulator.compute import Compute, compute_for
+from embed_pipeline.emulator.compute import Compute, compute_for, reads_sources
 from embed_pipeline.emulator.database import Database
+from embed_pipeline.emulator.faults import FaultPlan
+from embed_pipeline.emulator.journal import Journal
+from embed_pipeline.emulator.limits import RateLimiter, limits_of
+from embed_pipeline.emulator.probe import UnreadableMediaError, read_header_isolated
 from embed_pipeline.emulator.refusal import Refusal
+from embed_pipeline.emulator.request import AcceptedRequest
 from embed_pipeline.emulator.settings import EmulatorSettings
+from embed_pipeline.emulator.sources import below_root
 from embed_pipeline.emulator.store import Task, TaskStore
 from embed_pipeline.emulator.uploads import Uploads
 from embed_pipeline.emulator.worker import Workers
@@ -51,7 +57,11 @@ class Platform:
         self.store = TaskStore(self._database)
         self.assets = AssetStore(self._database, self.folder / "assets")
         self.uploads = Uploads(self._database, self.folder / "uploads")
-        self.intake = AssetIntake(self.assets, settings, self.clock)
+        self.journal = Journal(self._database)
+        self.faults = FaultPlan(settings.faults, settings.fault_seed)
+        self.limiter = RateLimiter(limits_of(settings.plan, settings.limits), settings.switches.reset_unit)
+        self.timing = settings.timing
+        self.intake = AssetIntake(self.assets, settings, self.clock, lambda: self.timing)
         # The event loop hands every call of the store to these threads: SQLite must not hold up other requests.
         self.threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="embed-store")
         self.workers = Workers(
@@ -59,6 +69,7 @@ class Platform:
             settings,
             compute or compute_for(settings),
             self.clock,
+            lambda: self.timing,
             self.media,
             self.asset_path,
             self.on_duration,
@@ -74,6 +85,7 @@ class Platform:
         self.intake.stop()
         self.workers.stop()
         self.threads.shutdown()
+        self.journal.flush()
         self._database.close()
         self._lock.close()
         if self._temporary:
@@ -100,7 +112,41 @@ class Platform:
         return asset.filename
 
     def on_duration(self, task: Task, seconds: float) -> None:
-        """Take note of how much media a task held."""
+        """Count the media of a finished task against the limits, unless it was counted at creation."""
+        if not task.effects.get("counted"):
+            self.limiter.media(embedded_seconds(task.request, seconds), self.clock.now())
+
+    def count_media(self, request: AcceptedRequest) -> bool:
+        """Count a new task's media against the limits, where its length can be told before it is fetched.
+
+        Returns:
+            Whether it was counted; otherwise it is when the task is done.
+        """
+        if not self.limiter.counts_media:
+            return False
+        seconds = self._known_duration(request)
+        if seconds is not None:
+            self.limiter.media(embedded_seconds(request, seconds), self.clock.now())
+        return seconds is not None
+
+    def _known_duration(self, request: AcceptedRequest) -> float | None:
+        if not reads_sources(self.settings):
+            return self.settings.instant_duration_sec
+        if request.source_kind == "asset":
+            asset = self.assets.get(request.source)
+            return None if asset is None else asset.duration
+        if request.source.startswith("file:") and self.settings.media_root is not None:
+            try:
+                return read_header_isolated(below_root(request.source, self.settings.media_root)).duration_sec
+            except (Refusal, UnreadableMediaError):
+                return None
+        return None
+
+
+def embedded_seconds(request: AcceptedRequest, duration_sec: float) -> float:
+    """Return how many seconds of a file of a given length a request has embedded."""
+    end = duration_sec if request.end_sec is None else min(request.end_sec, duration_sec)
+    return max(0.0, end - (request.start_sec or 0.0))
 
 
 def _lock(folder: Path) -> IO[str]:

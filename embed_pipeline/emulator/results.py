@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -76,3 +78,27 @@ def as_answered(result: EmbeddingResult, request: AcceptedRequest, switches: Swi
             end_sec=np.maximum(result.end_sec - offset, 0.0),
         )
     return result
+
+
+def with_effects(result: EmbeddingResult, effects: Mapping[str, Any], task_id: str) -> EmbeddingResult:
+    """Leave out or reorder rows as fault rules want it; the same task always loses the same rows.
+
+    Args:
+        result: The rows.
+        effects: What fault rules do to the task: `missing` and `shuffle`.
+        task_id: Seeds the choice.
+    """
+    if not effects.get("missing") and not effects.get("shuffle"):
+        return result
+    draw = random.Random(task_id)  # noqa: S311
+    rows = list(range(len(result.labels)))
+    for loss in effects.get("missing", ()):
+        rows = [row for row in rows if not (_concerned(result.labels[row], loss) and draw.random() < loss["fraction"])]
+    if effects.get("shuffle"):
+        draw.shuffle(rows)
+    return result.take(np.array(rows, dtype=np.intp))
+
+
+def _concerned(label: tuple[str, str], loss: Mapping[str, Any]) -> bool:
+    option, scope = label
+    return loss.get("option") in (None, option) and loss.get("scope") in (None, scope)

@@ -14,11 +14,14 @@ from starlette.routing import Route
 
 from embed_pipeline.emulator.answers import in_thread, json_response, platform_of, read_json, streamed_json
 from embed_pipeline.emulator.clock import from_rfc3339
+from embed_pipeline.emulator.faults import LIST_KINDS, TASK_KINDS, task_effects
 from embed_pipeline.emulator.identifiers import new_id
+from embed_pipeline.emulator.journal import JournalEntry
 from embed_pipeline.emulator.platform import Platform
 from embed_pipeline.emulator.refusal import Refusal
 from embed_pipeline.emulator.request import AcceptedRequest
-from embed_pipeline.emulator.sources import check_url
+from embed_pipeline.emulator.results import with_effects
+from embed_pipeline.emulator.sources import check_reachable, check_url
 from embed_pipeline.emulator.store import Task
 from embed_pipeline.emulator.validation import validate
 from embed_pipeline.emulator.wire import (
@@ -29,6 +32,7 @@ from embed_pipeline.emulator.wire import (
     page_info,
     ready_chunks,
     task_body,
+    without_query,
 )
 
 STATUSES = ("processing", "ready", "failed")
@@ -41,15 +45,16 @@ async def create_task(request: Request) -> Response:
     platform = platform_of(request)
     body = await read_json(request, platform.settings.sizes.body)
     accepted = validate(body, platform.settings.switches)
-    task_id = await in_thread(request, _keep, platform, accepted, body)
+    task_id = await in_thread(request, _keep, platform, accepted, body, request.scope["embed_emulator.journal"])
     location = f"{str(request.url).partition('?')[0]}/{task_id}"
     return json_response(request, created_body(task_id, accepted), status=202, headers={"Location": location})
 
 
-def _keep(platform: Platform, accepted: AcceptedRequest, body: dict[str, Any]) -> str:
+def _keep(platform: Platform, accepted: AcceptedRequest, body: dict[str, Any], entry: JournalEntry) -> str:
     settings, now = platform.settings, platform.clock.now()
     task_id = new_id(now)
     field = f"{accepted.input_type}.media_source"
+    effects = task_effects(platform.faults.draw("create", without_query(accepted.source), TASK_KINDS))
     input_url = input_filename = None
     if accepted.source_kind == "url":
         input_url = accepted.source
@@ -65,15 +70,21 @@ def _keep(platform: Platform, accepted: AcceptedRequest, body: dict[str, Any]) -
         accepted = replace(accepted, source=hashlib.blake2b(media, digest_size=16).hexdigest())
     else:
         input_filename = platform.asset_filename(accepted.source, field=f"{field}.asset_id")
+    if settings.switches.source_check == "create" and accepted.source_kind == "url":
+        check_reachable(accepted.source, settings, field=f"{field}.url")
+    if platform.count_media(accepted):
+        effects["counted"] = True
     platform.store.add(
         task_id,
         accepted,
         now=now,
-        polls_left=settings.timing.after_polls,
-        held=settings.timing.on_command,
+        polls_left=platform.timing.after_polls,
+        held=platform.timing.on_command or bool(effects.pop("held", False)),
         input_url=input_url,
         input_filename=input_filename,
+        effects=effects,
     )
+    entry.task_id, entry.source = task_id, without_query(accepted.source)
     platform.workers.wake()
     return task_id
 
@@ -112,15 +123,21 @@ def _page(
     platform.store.settle(now)
     exclusive = switches.date_bounds == "exclusive"
     oldest = now - round(platform.settings.retention_sec * 1000)
+    faults = platform.faults.draw("list", "", LIST_KINDS)
+    # As if new tasks had come in (or, with a negative shift, gone) since the page before.
+    shift = sum(rule.parameters["by"] for rule in faults if rule.kind == "shift") if page > 1 else 0
     tasks, total = platform.store.page(
         # Without dates the list covers the days that results are kept for.
         first_ms=oldest if first is None and last is None else (first or 0) + exclusive,
         last_ms=None if last is None else last - exclusive,
         status=status,
-        offset=(page - 1) * limit,
+        offset=max(0, (page - 1) * limit - shift),
         limit=limit,
     )
-    if platform.settings.timing.after_polls and any(task.status == "processing" for task in tasks):
+    for rule in faults:
+        if rule.kind == "duplicate":
+            tasks += tasks[: rule.parameters["items"]]
+    if platform.timing.after_polls and any(task.status == "processing" for task in tasks):
         platform.store.count_poll()
     return [list_item(task, switches) for task in tasks], total
 
@@ -140,6 +157,7 @@ async def retrieve_task(request: Request) -> Response:
     result = await in_thread(request, platform.store.result, task_id)
     if result is None:
         raise not_found("Embedding task", task_id)
+    result = with_effects(result, task.effects, task_id)
     chunks = ready_chunks(body, result, wide=platform.settings.switches.wide_numbers)
     if len(result.labels) <= 2 * ROWS_PER_CHUNK:
         return json_response(request, await in_thread(request, b"".join, chunks))
@@ -152,11 +170,12 @@ def _look_up(platform: Platform, task_id: str) -> Task | None:
     task = platform.store.get(task_id)
     if task is None:
         return None
-    if task.created_at < now - round(platform.settings.retention_sec * 1000) or task.effects.get("expired"):
+    too_old = task.created_at < now - round(platform.settings.retention_sec * 1000)
+    if too_old or (task.effects.get("expired") and task.status != "processing"):
         if platform.settings.switches.expired_result == "not_found":
             return None
         return replace(task, status="failed", error=_EXPIRED)
-    if task.status == "processing" and platform.settings.timing.after_polls:
+    if task.status == "processing" and platform.timing.after_polls:
         platform.store.count_poll(task_id)
     return task
 

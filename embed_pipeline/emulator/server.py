@@ -10,12 +10,12 @@ import sys
 import threading
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from embed_pipeline.emulator.settings import EmulatorSettings, Timing
+from embed_pipeline.emulator.limits import PLANS
+from embed_pipeline.emulator.settings import EmulatorSettings, Timing, read_faults, read_switches
 from embed_pipeline.errors import ConfigurationError, EmbedPipelineError
 
 if TYPE_CHECKING:
@@ -222,6 +222,8 @@ def _serve(settings: EmulatorSettings) -> int:
         server.run([listener])
     finally:
         platform.close()
+        if "embed_pipeline.emulator.engine" in sys.modules:
+            sys.modules["embed_pipeline.emulator.engine"].close_workers()
     return 0
 
 
@@ -242,6 +244,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--state", type=Path, help="folder that keeps tasks and results (default: none are kept)")
     parser.add_argument("--media-root", type=Path, help="folder below which file:// sources may lie")
     parser.add_argument("--ready-after", type=float, default=0.0, metavar="SECONDS", help="least time in processing")
+    parser.add_argument("--ready-after-polls", type=int, default=0, metavar="N", help="polls that see it processing")
+    parser.add_argument(
+        "--ready-per-media-second", type=float, default=0.0, metavar="SECONDS", help="processing time by media length"
+    )
+    parser.add_argument("--hold", action="store_true", help="keep tasks in processing until the control API says so")
+    parser.add_argument("--faults", type=Path, metavar="FILE", help="JSON file of fault rules")
+    parser.add_argument("--plan", default="none", choices=sorted(PLANS), help="rate limits (default: none)")
+    parser.add_argument(
+        "--switch",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="how to take an open question, such as error_shape=flat; may be repeated",
+    )
     parser.add_argument("--api-key", help="the only key to accept (default: any that is not empty)")
     parser.add_argument("--engine", default="signal", help="signal (default), instant, or module:attribute")
     parser.add_argument(
@@ -253,7 +269,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _settings(arguments: argparse.Namespace) -> EmulatorSettings:
-    settings = EmulatorSettings(
+    faults: tuple[dict[str, object], ...] = ()
+    seed = 0
+    if arguments.faults is not None:
+        faults, seed = read_faults(arguments.faults)
+    return EmulatorSettings(
         host=arguments.host,
         port=arguments.port,
         state=arguments.state,
@@ -263,5 +283,14 @@ def _settings(arguments: argparse.Namespace) -> EmulatorSettings:
         instant_duration_sec=arguments.instant_duration,
         workers=arguments.workers,
         allow_private_sources=arguments.allow_private_sources,
+        plan=arguments.plan,
+        faults=faults,
+        fault_seed=seed,
+        switches=read_switches(arguments.switch),
+        timing=Timing(
+            after_sec=arguments.ready_after,
+            after_polls=arguments.ready_after_polls,
+            per_media_sec=arguments.ready_per_media_second,
+            on_command=arguments.hold,
+        ),
     )
-    return replace(settings, timing=Timing(after_sec=arguments.ready_after))

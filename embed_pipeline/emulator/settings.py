@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args, get_type_hints
+
+from embed_pipeline.errors import ConfigurationError
 
 RETENTION_SEC = 7 * 24 * 3600.0
 
@@ -141,3 +145,55 @@ class EmulatorSettings:
     switches: Switches = field(default_factory=Switches)
     timing: Timing = field(default_factory=Timing)
     sizes: Sizes = field(default_factory=Sizes)
+
+
+def read_switches(assignments: Sequence[str]) -> Switches:
+    """Read switches from texts such as `error_shape=flat` or `drop_short_tail=true`.
+
+    Raises:
+        ConfigurationError: If a switch or its value is not known.
+    """
+    kinds = get_type_hints(Switches)
+    values: dict[str, Any] = {}
+    for assignment in assignments:
+        name, _, text = assignment.partition("=")
+        if name not in kinds:
+            raise ConfigurationError(f"The switch {name!r} is not known; known are {', '.join(kinds)}.")
+        allowed = get_args(kinds[name])
+        try:
+            value: Any = text
+            if kinds[name] is bool:
+                value = {"true": True, "false": False}[text]
+            elif kinds[name] in (int, float):
+                value = kinds[name](text)
+            elif allowed:
+                value = {str(choice): choice for choice in allowed}[text]
+        except (KeyError, ValueError):
+            choices = ", ".join(map(str, allowed)) or {bool: "true or false"}.get(kinds[name], "a number")
+            raise ConfigurationError(f"The switch {name} takes {choices}, not {text!r}.") from None
+        values[name] = value
+    return Switches(**values)
+
+
+def read_faults(path: Path) -> tuple[tuple[dict[str, object], ...], int]:
+    """Read a faults file.
+
+    Args:
+        path: JSON: `{"seed": 7, "faults": [...]}`, or the list alone.
+
+    Returns:
+        The rules, unchecked, and the seed.
+
+    Raises:
+        ConfigurationError: If the file cannot be read or is not of that form.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"The faults file {path} cannot be read: {error}.") from error
+    if isinstance(values, list):
+        values = {"faults": values}
+    rules, seed = (values.get("faults"), values.get("seed", 0)) if isinstance(values, dict) else (None, 0)
+    if not isinstance(rules, list) or isinstance(seed, bool) or not isinstance(seed, int):
+        raise ConfigurationError(f'The faults file {path} must be of the form {{"seed": 7, "faults": [...]}}.')
+    return tuple(rules), seed

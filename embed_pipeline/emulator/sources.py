@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 import httpx
 
 from embed_pipeline.emulator.refusal import Refusal
+from embed_pipeline.emulator.settings import EmulatorSettings
 
 _FETCH_SEC = 600.0
 _REDIRECTS = 5
@@ -96,13 +99,34 @@ def below_root(url: str, media_root: Path, *, field: str = "url") -> Path:
     return resolved
 
 
+def check_reachable(url: str, settings: EmulatorSettings, *, field: str) -> None:
+    """Refuse at creation a source that does not answer, as one reading of the platform's documentation has it.
+
+    Raises:
+        Refusal: If the file is not there, or the first bytes of the URL cannot be read.
+    """
+    try:
+        if url.startswith("file:"):
+            root = settings.media_root
+            if root is None or not below_root(url, root, field=field).is_file():
+                raise SourceError
+        else:
+            fetch(
+                url, Path(os.devnull), limit=sys.maxsize, allow_private=settings.allow_private_sources, only_look=True
+            )
+    except SourceError as failure:
+        raise Refusal(f"{field}: {failure.message}.", field) from failure
+
+
 def size_failure(size: int, limit: int) -> SourceError:
     """The failure of a file that is too large, with the figures the platform would name. Sizes in bytes."""
     mib = 1024**2
     return SourceError(f"File size ({size / mib:.1f} MB) exceeds maximum limit of {limit / mib:.0f} MB")
 
 
-def fetch(url: str, target: Path, *, limit: int, allow_private: bool, resolve: Resolver | None = None) -> None:
+def fetch(
+    url: str, target: Path, *, limit: int, allow_private: bool, resolve: Resolver | None = None, only_look: bool = False
+) -> None:
     """Download a source.
 
     Every hop of a redirect is held to the same rule, and the connection goes to the very address that was checked, so
@@ -114,6 +138,7 @@ def fetch(url: str, target: Path, *, limit: int, allow_private: bool, resolve: R
         limit: The largest size in bytes.
         allow_private: Whether loopback and private networks may be read.
         resolve: Name to addresses; replaced in tests.
+        only_look: Only see whether the server would send it.
 
     Raises:
         SourceError: If the source cannot be read or is too large.
@@ -133,7 +158,8 @@ def fetch(url: str, target: Path, *, limit: int, allow_private: bool, resolve: R
                         continue
                     if response.status_code != httpx.codes.OK:
                         raise SourceError(f"{UNREACHABLE} (the server answered {response.status_code})")
-                    _save(response, target, limit, deadline)
+                    if not only_look:
+                        _save(response, target, limit, deadline)
                     return
                 finally:
                     response.close()

@@ -244,6 +244,22 @@ class TaskStore:
             )
         return cursor.rowcount
 
+    def overrule(self, task_id: str, message: str, *, now: int) -> None:
+        """Make a task fail at once, whatever its work comes to."""
+        with self.write() as connection:
+            connection.execute(
+                "UPDATE tasks SET status = 'failed', outcome = 'failed', error = ?, updated_at = ? WHERE id = ?",
+                (message, now, task_id),
+            )
+
+    def add_effect(self, task_id: str, name: str, *, value: bool) -> None:
+        """Set one effect of a task, as a fault rule would have done at its creation."""
+        with self.write() as connection:
+            connection.execute(
+                "UPDATE tasks SET effects = json_set(effects, '$.' || ?, json(?)) WHERE id = ?",
+                (name, json.dumps(value), task_id),
+            )
+
     def page(
         self, *, first_ms: int, last_ms: int | None, status: str | None, offset: int, limit: int
     ) -> tuple[list[Task], int]:

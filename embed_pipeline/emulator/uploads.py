@@ -289,4 +289,5 @@ class Uploads:
 
 
 def _upload(row: tuple[Any, ...]) -> Upload:
-    return Upload(*row[:-1], bool(row[-1]))
+    upload_id, asset_id, created_at, updated_at, total_size, chunk_size, done = row
+    return Upload(upload_id, asset_id, created_at, updated_at, total_size, chunk_size, bool(done))

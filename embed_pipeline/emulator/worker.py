@@ -47,6 +47,7 @@ class Workers:
         settings: How many threads, which limits.
         compute: What embeds a file.
         clock: What time it is.
+        timing: When finished tasks may show, at this moment.
         media: The folder of media that came inside requests or were downloaded.
         asset_path: Where the file of an uploaded asset lies, or None if it is not ready.
         on_duration: Told the seconds of every media file that was embedded; the rate limits count them.
@@ -58,6 +59,7 @@ class Workers:
         settings: EmulatorSettings,
         compute: Compute,
         clock: Clock,
+        timing: Callable[[], Timing],
         media: Path,
         asset_path: Callable[[str], Path | None],
         on_duration: Callable[[Task, float], None],
@@ -66,6 +68,7 @@ class Workers:
         self._settings = settings
         self._compute = compute
         self._clock = clock
+        self._timing = timing
         self._media = media
         self._asset_path = asset_path
         self._on_duration = on_duration
@@ -119,7 +122,7 @@ class Workers:
                     self._wake.wait(timeout=1.0)
 
     def _work(self, task: Task) -> None:
-        timing = self._settings.timing
+        timing = self._timing()
         forced = task.effects.get("fail")
         try:
             if forced is not None:

@@ -1,0 +1,153 @@
+"""The journal: one line for every request, to be counted by tests that prove what was asked and what was paid."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from embed_pipeline.emulator.database import Database
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS journal (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT,
+  at INTEGER NOT NULL,
+  endpoint TEXT NOT NULL,
+  method TEXT NOT NULL,
+  path TEXT NOT NULL,
+  query TEXT NOT NULL,
+  status INTEGER,
+  took_ms REAL NOT NULL,
+  bytes_in INTEGER NOT NULL,
+  bytes_out INTEGER NOT NULL,
+  task_id TEXT,
+  source TEXT,
+  faults TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS journal_by_endpoint ON journal (endpoint, status);
+"""
+_FIELDS = "seq, at, endpoint, method, path, query, status, took_ms, bytes_in, bytes_out, task_id, source, faults"
+_BATCH = 256
+
+
+@dataclass
+class JournalEntry:
+    """One request.
+
+    Attributes:
+        at: Epoch milliseconds at which it came.
+        endpoint: One of `endpoints.ENDPOINTS`.
+        method: The HTTP method.
+        path: The path without its query.
+        query: The query of a list; queries that may hold signatures are left out.
+        status: The status that was answered, or None if the connection was dropped first.
+        took_ms: Milliseconds until the answer was complete.
+        bytes_in: Bytes of the body that came.
+        bytes_out: Bytes of the body that went.
+        task_id: The task that was created.
+        source: The source of that task: a URL without its query, an asset id, or the hash of the bytes.
+        faults: The ids of the fault rules that happened.
+    """
+
+    at: int
+    endpoint: str
+    method: str
+    path: str
+    query: str = ""
+    status: int | None = None
+    took_ms: float = 0.0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    task_id: str | None = None
+    source: str | None = None
+    faults: list[str] = field(default_factory=list)
+
+
+class Journal:
+    """Keeps entries in the database, many at a time; safe to call from any thread.
+
+    Args:
+        database: Where they are kept.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lock = threading.Lock()
+        self._waiting: list[JournalEntry] = []
+        database.create(_SCHEMA)
+
+    def add(self, entry: JournalEntry) -> bool:
+        """Take an entry; returns whether so many wait that they should be flushed."""
+        with self._lock:
+            self._waiting.append(entry)
+            return len(self._waiting) >= _BATCH
+
+    def flush(self) -> None:
+        """Write the entries that wait to the database."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+            if not waiting:
+                return
+            rows = [tuple({**asdict(entry), "faults": json.dumps(entry.faults)}.values()) for entry in waiting]
+            with self._database.write() as connection:
+                connection.executemany(
+                    f"INSERT INTO journal ({_FIELDS.removeprefix('seq, ')})"  # noqa: S608
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    rows,
+                )
+
+    def entries(
+        self,
+        *,
+        endpoint: str | None = None,
+        status: int | None = None,
+        after: int = 0,
+        limit: int = 1000,
+    ) -> list[dict[str, Any]]:
+        """Return entries, oldest first.
+
+        Args:
+            endpoint: Only of this endpoint.
+            status: Only with this status.
+            after: Only those whose `seq` is greater.
+            limit: How many at most.
+        """
+        self.flush()
+        rows = self._database.reader.execute(
+            f"SELECT {_FIELDS} FROM journal WHERE seq > ? AND (? IS NULL OR endpoint = ?)"  # noqa: S608
+            " AND (? IS NULL OR status = ?) ORDER BY seq LIMIT ?",
+            (after, endpoint, endpoint, status, status, limit),
+        ).fetchall()
+        names = _FIELDS.split(", ")
+        return [dict(zip(names, row, strict=True)) | {"faults": json.loads(row[-1])} for row in rows]
+
+    def summary(self) -> dict[str, Any]:
+        """Count requests by endpoint and status, and tasks by source.
+
+        Returns:
+            `requests` (endpoint to status to count), `tasks_created`, and `repeated_sources` (sources for which more
+            than one task was created, with how many): what was paid for more than once.
+        """
+        self.flush()
+        requests: dict[str, dict[str, int]] = {}
+        rows = self._database.reader.execute("SELECT endpoint, status, count(*) FROM journal GROUP BY 1, 2")
+        for endpoint, status, count in rows:
+            requests.setdefault(endpoint, {})["dropped" if status is None else str(status)] = count
+        created = dict(
+            self._database.reader.execute(
+                "SELECT source, count(DISTINCT task_id) FROM journal WHERE task_id IS NOT NULL GROUP BY source"
+            ).fetchall()
+        )
+        return {
+            "requests": requests,
+            "tasks_created": sum(created.values()),
+            "repeated_sources": {source: count for source, count in created.items() if count > 1},
+        }
+
+    def clear(self) -> None:
+        """Forget every entry."""
+        with self._lock:
+            self._waiting = []
+            with self._database.write() as connection:
+                connection.execute("DELETE FROM journal")
