@@ -96,8 +96,8 @@ def forest(width: int, height: int, seed: int) -> Scene:
         picture = _mix((150, 190, 120), (30, 80, 30), crown * 0.6 + down * 0.4)
         for place, thickness in trunks:
             middle = (place - time * thickness * 2) % 2 - 0.5
-            picture[abs(across - middle) < thickness / 2] = (70 - 800 * thickness, 45, 25)
-        picture[down > 0.88] = (90, 70, 40)
+            picture[:, abs(across[0] - middle) < thickness / 2] = (70 - 800 * thickness, 45, 25)
+        picture[int(0.88 * height) :] = (90, 70, 40)
         return _finish(picture)
 
     return paint

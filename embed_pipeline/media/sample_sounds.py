@@ -22,8 +22,8 @@ def _noise(count: int, rate: int, low: float, high: float, rng: np.random.Genera
 
 
 def _loud(sound: Sound) -> Sound:
-    scaled: Sound = np.multiply(sound, 0.6 / max(float(np.abs(sound).max()), 1e-6), dtype=np.float32)
-    return scaled
+    factor = np.float32(0.6 / max(float(np.abs(sound).max()), 1e-6))
+    return np.asarray(sound * factor, np.float32)
 
 
 def _strike(partials: tuple[float, ...], pitch: float, decay: float, seconds: float, rate: int) -> Sound:
@@ -32,7 +32,7 @@ def _strike(partials: tuple[float, ...], pitch: float, decay: float, seconds: fl
         np.sin(2 * np.pi * pitch * partial * time) * np.exp(-time * decay * (1 + number)) / (1 + number)
         for number, partial in enumerate(partials)
     ]
-    return np.sum(parts, axis=0, dtype=np.float32)
+    return np.asarray(np.sum(parts, axis=0), np.float32)
 
 
 def _place(track: Sound, sound: Sound, start: int) -> None:
