@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from embed_pipeline.client.assets import Asset
 from embed_pipeline.client.client import AsyncEmbedClient, EmbedClient
 from embed_pipeline.client.decoding import decode_task
 from embed_pipeline.client.errors import (
@@ -26,6 +27,7 @@ from embed_pipeline.client.errors import (
 from embed_pipeline.client.exchange import ClientStats, RequestOptions
 from embed_pipeline.client.failures import FailureClass, classify_failure
 from embed_pipeline.client.limits import Budget, Limits
+from embed_pipeline.client.multipart import Upload
 from embed_pipeline.client.pager import AsyncPager, SyncPager
 from embed_pipeline.client.requests import (
     AsyncAudioInputRequest,
@@ -71,11 +73,13 @@ from embed_pipeline.client.responses import (
     TasksCreateResponse,
 )
 from embed_pipeline.client.retries import RetryPolicy
+from embed_pipeline.client.sources import MediaFacts, SourceKind, choose_source
 from embed_pipeline.client.waiting import PollPolicy, Progress, progress_bar
 
 __all__ = [
     "AmbiguousCreateError",
     "ApiError",
+    "Asset",
     "AsyncAudioInputRequest",
     "AsyncDocumentInputRequest",
     "AsyncEmbedClient",
@@ -113,6 +117,7 @@ __all__ = [
     "MediaEmbeddingMetadata",
     "MediaEmbeddingTask",
     "MediaEmbeddingTaskMedia",
+    "MediaFacts",
     "MediaSource",
     "NotFoundError",
     "PageInfo",
@@ -122,6 +127,7 @@ __all__ = [
     "RetryLaterError",
     "RetryPolicy",
     "Segments",
+    "SourceKind",
     "SyncPager",
     "TaskFailedError",
     "TasksCreateResponse",
@@ -134,6 +140,7 @@ __all__ = [
     "TooManyRequestsError",
     "UnauthorizedError",
     "UnreadableResponseError",
+    "Upload",
     "UploadError",
     "VideoInputRequest",
     "VideoSegmentation",
@@ -142,6 +149,7 @@ __all__ = [
     "VideoSegmentation_Dynamic",
     "VideoSegmentation_Fixed",
     "WaitTimeoutError",
+    "choose_source",
     "classify_failure",
     "decode_task",
     "progress_bar",

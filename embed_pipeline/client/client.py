@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
+from embed_pipeline.client.asset_clients import AssetsClient, MultipartUploadClient
+from embed_pipeline.client.async_asset_clients import AsyncAssetsClient, AsyncMultipartUploadClient
 from embed_pipeline.client.async_tasks import AsyncTasksClient
-from embed_pipeline.client.drivers import CONNECTIONS, AsyncioDriver, ThreadDriver, default_timeout
+from embed_pipeline.client.drivers import AsyncioDriver, ThreadDriver, connection_limits, read_timeout
 from embed_pipeline.client.exchange import ClientStats, Session
 from embed_pipeline.client.limits import Budget, Limits
 from embed_pipeline.client.redaction import guard_httpx_log, without_query
@@ -106,9 +108,11 @@ class EmbedClient:
         guard_httpx_log()
         self._session = _session(api_key, base_url, retries, limits)
         self._owns_http = http_client is None
-        self._http = http_client or httpx.Client(timeout=default_timeout(timeout), limits=CONNECTIONS)
+        self._http = http_client or httpx.Client(timeout=read_timeout(timeout), limits=connection_limits())
         driver = ThreadDriver(self._session, self._http)
         self.v_2 = Version2(TasksClient(self._session, driver))
+        self.assets = AssetsClient(self._session, driver)
+        self.multipart_upload = MultipartUploadClient(self._session, driver)
         self.embed = Embed(self.v_2)
 
     @property
@@ -168,9 +172,11 @@ class AsyncEmbedClient:
         guard_httpx_log()
         self._session = _session(api_key, base_url, retries, limits)
         self._owns_http = http_client is None
-        self._http = http_client or httpx.AsyncClient(timeout=default_timeout(timeout), limits=CONNECTIONS)
+        self._http = http_client or httpx.AsyncClient(timeout=read_timeout(timeout), limits=connection_limits())
         driver = AsyncioDriver(self._session, self._http)
         self.v_2 = Version2(AsyncTasksClient(self._session, driver))
+        self.assets = AsyncAssetsClient(self._session, driver)
+        self.multipart_upload = AsyncMultipartUploadClient(self._session, driver)
         self.embed = Embed(self.v_2)
 
     @property

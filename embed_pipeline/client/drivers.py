@@ -6,30 +6,37 @@ import asyncio
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
-
-import httpx
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from embed_pipeline.client.errors import ConnectionFailedError
-from embed_pipeline.client.exchange import Flow, Outgoing, Pause, Reply, Send, Session, Together
+from embed_pipeline.client.exchange import Call, Flow, Outgoing, Pause, Reply, Send, Session, Together
 from embed_pipeline.client.redaction import redact
+
+if TYPE_CHECKING:
+    import httpx
 
 T = TypeVar("T")
 
+# httpx takes a fifth of a second to import, so it is imported when a client is made or used, not before.
+
 # With these nothing was sent; after any other failure the platform may have seen the request.
-_NOT_SENT = (
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-    httpx.PoolTimeout,
-    httpx.ProxyError,
-    httpx.UnsupportedProtocol,
-    httpx.LocalProtocolError,
+_NOT_SENT = frozenset(
+    {"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol", "LocalProtocolError"}
 )
-CONNECTIONS = httpx.Limits(max_connections=64, max_keepalive_connections=64)
+_MAX_CONNECTIONS = 64
 
 
-def default_timeout(timeout: float | httpx.Timeout) -> httpx.Timeout:
+def connection_limits() -> httpx.Limits:
+    """As many connections as a thread pool of a usual size may want, all of them kept open."""
+    import httpx
+
+    return httpx.Limits(max_connections=_MAX_CONNECTIONS, max_keepalive_connections=_MAX_CONNECTIONS)
+
+
+def read_timeout(timeout: float | httpx.Timeout) -> httpx.Timeout:
     """The timeout as httpx wants it: a number is the longest silence while reading or writing, in seconds."""
+    import httpx
+
     if isinstance(timeout, httpx.Timeout):
         return timeout
     return httpx.Timeout(timeout, connect=min(10.0, timeout), pool=None)
@@ -52,14 +59,20 @@ def _arguments(session: Session, request: Outgoing) -> dict[str, Any]:
     if request.content is not None:
         arguments["content"] = request.content
     if request.form is not None:
-        arguments["data"], arguments["files"] = request.form()
+        arguments["files"] = request.form()
     if request.timeout_sec is not None:
-        arguments["timeout"] = default_timeout(request.timeout_sec)
+        arguments["timeout"] = read_timeout(request.timeout_sec)
     return arguments
 
 
+def _close_files(arguments: dict[str, Any]) -> None:
+    for part in arguments.get("files", {}).values():
+        if hasattr(part[1], "close"):
+            part[1].close()
+
+
 def _failed(session: Session, request: Outgoing, error: Exception) -> ConnectionFailedError:
-    sent = not isinstance(error, _NOT_SENT)
+    sent = not any(kind.__name__ in _NOT_SENT for kind in type(error).__mro__)
     what = redact(str(error), session.api_key) or type(error).__name__
     where = "" if request.foreign else f" at {redact(session.base_url)}"
     outcome = "the answer did not arrive whole" if sent else "no connection came about"
@@ -102,15 +115,22 @@ class ThreadDriver:
             return self._send(wanted.request)
         if isinstance(wanted, Pause):
             return time.sleep(wanted.seconds)
+        if isinstance(wanted, Call):
+            return wanted.function()
         if isinstance(wanted, Together):
             return self._together(wanted.flows, wanted.at_once)
         raise TypeError(f"an operation asked for {wanted!r}")
 
     def _send(self, request: Outgoing) -> Reply:
+        import httpx
+
+        arguments = _arguments(self._session, request)
         try:
-            return _reply(self._http.request(**_arguments(self._session, request)))
+            return _reply(self._http.request(**arguments))
         except (httpx.RequestError, httpx.StreamError) as error:
             raise _failed(self._session, request, error) from error
+        finally:
+            _close_files(arguments)
 
     def _together(self, flows: Sequence[Flow[Any]], at_once: int) -> list[Any]:
         with ThreadPoolExecutor(max(1, min(at_once, len(flows)))) as threads:
@@ -153,15 +173,22 @@ class AsyncioDriver:
             return await self._send(wanted.request)
         if isinstance(wanted, Pause):
             return await asyncio.sleep(wanted.seconds)
+        if isinstance(wanted, Call):
+            return await asyncio.to_thread(wanted.function)
         if isinstance(wanted, Together):
             return await self._together(wanted.flows, wanted.at_once)
         raise TypeError(f"an operation asked for {wanted!r}")
 
     async def _send(self, request: Outgoing) -> Reply:
+        import httpx
+
+        arguments = _arguments(self._session, request)
         try:
-            return _reply(await self._http.request(**_arguments(self._session, request)))
+            return _reply(await self._http.request(**arguments))
         except (httpx.RequestError, httpx.StreamError) as error:
             raise _failed(self._session, request, error) from error
+        finally:
+            _close_files(arguments)
 
     async def _together(self, flows: Sequence[Flow[Any]], at_once: int) -> list[Any]:
         places = asyncio.Semaphore(max(1, at_once))

@@ -1,7 +1,7 @@
 """What an operation is, apart from how bytes travel: a generator that asks for requests and pauses.
 
 Every operation of the client (create, list, wait, upload...) is written once, as a generator that yields what it wants
-done (:class:`Send`, :class:`Pause`, :class:`Together`) and is sent the outcome. The drivers in
+done (:class:`Send`, :class:`Pause`, :class:`Call`, :class:`Together`) and is sent the outcome. The drivers in
 :mod:`embed_pipeline.client.drivers` do it, one with threads and one with asyncio.
 """
 
@@ -29,7 +29,7 @@ from embed_pipeline.client.retries import RetryPolicy, read_http_date, read_retr
 
 T = TypeVar("T")
 Flow = Generator[Any, Any, T]
-Form = tuple[dict[str, str], dict[str, tuple[str, Any, str]]]
+Form = dict[str, tuple[Any, ...]]
 
 
 class RequestOptions(TypedDict, total=False):
@@ -58,7 +58,7 @@ class Outgoing:
         params: Query parameters; those that are None are left out.
         json: Body as JSON.
         content: Body as bytes.
-        form: Makes the fields and files of a multipart form; called for every attempt, since a file is read only once.
+        form: Makes the parts of a multipart form, as httpx takes ``files``; called for every attempt.
         headers: Further headers.
         foreign: Whether it goes to somebody else's URL (a presigned one), without our key.
         timeout_sec: For this request, seconds; None for the client's own.
@@ -118,6 +118,13 @@ class Pause:
     """Asks for a pause, in seconds."""
 
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Asks for something that blocks, such as reading a file; answered by its result, or its error is thrown in."""
+
+    function: Callable[[], Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from embed_pipeline.client.exchange import Flow, Outgoing, Reply, RequestOptions
 from embed_pipeline.client.responses import MediaEmbeddingTask, PageInfo, ResponseModel, TasksListResponse
 
 Item = TypeVar("Item", bound=ResponseModel)
+Body = TypeVar("Body", bound=ResponseModel)
 
 MAX_PAGE_LIMIT = 50
 _DEFAULT_PAGE_LIMIT = 10
@@ -118,7 +119,7 @@ def _just_after(items: list[Any]) -> str | None:
     return timestamp(max(moments) + timedelta(seconds=2)) if moments else None
 
 
-def parse_page(model: type[ResponseModel], reply: Reply) -> Any:
+def parse_page(model: type[Body], reply: Reply) -> Body:
     """The answer as ``model``.
 
     Raises:
