@@ -3,7 +3,6 @@
 # No deferred annotations here: Dagster reads the class of a step's config from its signature.
 
 from collections.abc import Iterator
-from typing import Any
 
 import dagster as dg
 from pydantic import Field
@@ -19,11 +18,7 @@ from embed_pipeline.orchestration.events import (
 )
 from embed_pipeline.orchestration.ledger import Ledger
 from embed_pipeline.orchestration.names import POOL
-from embed_pipeline.orchestration.open_submissions import open_submission, settle_submission
-from embed_pipeline.orchestration.submission import Submission, SubmissionReport
-from embed_pipeline.orchestration.submission_lock import submission_lock
-
-_LOCK_WAIT_SEC = 3600.0
+from embed_pipeline.orchestration.submitting import submit_media
 
 
 class SubmissionConfig(dg.Config):
@@ -80,43 +75,7 @@ def build_embedding_tasks(blueprint: Blueprint) -> dg.AssetsDefinition:
     )
     def embedding_tasks(context: dg.AssetExecutionContext, config: SubmissionConfig) -> Iterator[dg.Output[None]]:
         keys = targeted_partitions(context)
-        resource = blueprint.client_resource(context.resources)
-        run_id = context.run.run_id
-        with (
-            submission_lock(
-                context.instance,
-                names.submission_lock,
-                run_id,
-                longest_wait_sec=_LOCK_WAIT_SEC,
-                on_wait=context.log.info,
-            ),
-            resource.client() as client,
-        ):
-            open_submission(context.instance, names, run_id)
-            report = Submission(
-                names=names,
-                ledger=Ledger(context.instance, names),
-                instance=context.instance,
-                library=blueprint.library_resource(context.resources).library(),
-                client=client,
-                settings=blueprint.settings,
-                policy=blueprint.policy,
-                platform=resource.platform,
-                delivery=resource.delivery,
-                run_id=run_id,
-                root_run_id=context.run.root_run_id or run_id,
-                code_version=blueprint.settings.code_version,
-                log_event=event_logger(context),
-                log=context.log.info,
-                concurrency=resource.concurrency,
-            ).run(keys, force=config.force, retry_failed=config.retry_failed)
-            if report.settled:
-                settle_submission(context.instance, names, run_id)
-        context.log.info(_submission_headline(report))
-        for key, reason in report.held.items():
-            context.log.info(f"{key} is left for later: {reason}")
-        if report.failed or report.stopped:
-            raise failure(report.stopped or _submission_headline(report), report.failed, _submission_numbers(report))
+        submit_media(blueprint, context, keys, force=config.force, retry_failed=config.retry_failed)
         yield output_without_events()
 
     return embedding_tasks
@@ -167,25 +126,6 @@ def build_segment_embeddings(blueprint: Blueprint) -> dg.AssetsDefinition:
         yield output_without_events()
 
     return segment_embeddings
-
-
-def _submission_headline(report: SubmissionReport) -> str:
-    return (
-        f"{report.count('created')} tasks created ({report.minutes:.1f} media minutes), "
-        f"{report.count('re-attached')} re-attached, {report.count('adopted')} adopted, "
-        f"{len(report.held)} left for later, {len(report.failed)} failed."
-    )
-
-
-def _submission_numbers(report: SubmissionReport) -> dict[str, Any]:
-    return {
-        "embed_pipeline/created": report.count("created"),
-        "embed_pipeline/re_attached": report.count("re-attached"),
-        "embed_pipeline/adopted": report.count("adopted"),
-        "embed_pipeline/held": len(report.held),
-        "embed_pipeline/failed": len(report.failed),
-        "embed_pipeline/minutes": round(report.minutes, 3),
-    }
 
 
 def _collection_headline(report: CollectionReport) -> str:

@@ -24,7 +24,9 @@ def output_without_events() -> dg.Output[None]:
     return dg.Output(None, metadata={SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True})
 
 
-def event_logger(context: dg.AssetExecutionContext) -> Callable[[dg.AssetMaterialization | dg.AssetObservation], None]:
+def event_logger(
+    context: dg.AssetExecutionContext | dg.OpExecutionContext,
+) -> Callable[[dg.AssetMaterialization | dg.AssetObservation], None]:
     """What stores an event at once; safe to call from several threads."""
     lock = Lock()
 

@@ -1,0 +1,102 @@
+"""What every run that may create tasks does, whichever job it belongs to: take turns, submit, settle, and say so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import dagster as dg
+
+from embed_pipeline.orchestration.blueprint import Blueprint
+from embed_pipeline.orchestration.events import event_logger, failure
+from embed_pipeline.orchestration.ledger import Ledger
+from embed_pipeline.orchestration.open_submissions import open_submission, settle_submission
+from embed_pipeline.orchestration.submission import Submission, SubmissionReport
+from embed_pipeline.orchestration.submission_lock import submission_lock
+
+_LOCK_WAIT_SEC = 3600.0
+
+
+def submit_media(
+    blueprint: Blueprint,
+    context: dg.AssetExecutionContext | dg.OpExecutionContext,
+    keys: Sequence[str],
+    *,
+    force: bool = False,
+    retry_failed: bool = False,
+) -> SubmissionReport:
+    """Give each of these media files a task, within a run.
+
+    Args:
+        blueprint: The pipeline.
+        context: The step that does it; its resources hold the client and the media library.
+        keys: The partition keys of the media files.
+        force: Submit even what a task serves already.
+        retry_failed: Submit again what failed or expired for good.
+
+    Returns:
+        What was done, when nothing failed; what was held is in it.
+
+    Raises:
+        dg.Failure: Some media file got no task, or something stood in the way of them all. What went right is logged.
+    """
+    names, run_id = blueprint.names, context.run.run_id
+    resource = blueprint.client_resource(context.resources)
+    with (
+        submission_lock(
+            context.instance,
+            names.submission_lock,
+            run_id,
+            longest_wait_sec=_LOCK_WAIT_SEC,
+            on_wait=context.log.info,
+        ),
+        resource.client() as client,
+    ):
+        open_submission(context.instance, names, run_id)
+        report = Submission(
+            names=names,
+            ledger=Ledger(context.instance, names),
+            instance=context.instance,
+            library=blueprint.library_resource(context.resources).library(),
+            client=client,
+            settings=blueprint.settings,
+            policy=blueprint.policy,
+            platform=resource.platform,
+            delivery=resource.delivery,
+            run_id=run_id,
+            root_run_id=context.run.root_run_id or run_id,
+            code_version=blueprint.settings.code_version,
+            log_event=event_logger(context),
+            log=context.log.info,
+            concurrency=resource.concurrency,
+        ).run(keys, force=force, retry_failed=retry_failed)
+        if report.settled:
+            settle_submission(context.instance, names, run_id)
+    context.log.info(submission_headline(report))
+    for key, reason in report.held.items():
+        context.log.info(f"{key} is left for later: {reason}")
+    if report.failed or report.stopped:
+        headline = report.stopped or submission_headline(report)
+        raise failure(headline, report.failed, submission_numbers(report))
+    return report
+
+
+def submission_headline(report: SubmissionReport) -> str:
+    """What a submission did, in one sentence."""
+    return (
+        f"{report.count('created')} tasks created ({report.minutes:.1f} media minutes), "
+        f"{report.count('re-attached')} re-attached, {report.count('adopted')} adopted, "
+        f"{len(report.held)} left for later, {len(report.failed)} failed."
+    )
+
+
+def submission_numbers(report: SubmissionReport) -> dict[str, Any]:
+    """What a submission did, as metadata."""
+    return {
+        "embed_pipeline/created": report.count("created"),
+        "embed_pipeline/re_attached": report.count("re-attached"),
+        "embed_pipeline/adopted": report.count("adopted"),
+        "embed_pipeline/held": len(report.held),
+        "embed_pipeline/failed": len(report.failed),
+        "embed_pipeline/minutes": round(report.minutes, 3),
+    }
