@@ -41,7 +41,7 @@ def load_engine(name: str) -> Engine:
         engine = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
         raise ConfigurationError(f"the engine {name!r} cannot be loaded: {error}") from error
-    if isinstance(engine, type) or not isinstance(engine, Engine):
+    if callable(engine) and (isinstance(engine, type) or not isinstance(engine, Engine)):
         engine = engine()
     if not isinstance(engine, Engine):
         raise ConfigurationError(f"{name!r} is not an engine: it needs a `name` and a method `embed`")

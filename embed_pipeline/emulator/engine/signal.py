@@ -104,6 +104,9 @@ class SignalEngine:
                 tracks["transcription"] = rows
             else:
                 missing["transcription"] = why or "nothing is said in this window"
+        damaged = any(why.endswith("could be decoded") for why in missing.values())
+        if damaged and not tracks:
+            raise MediaFailure(UNPROCESSABLE, detail="; ".join(missing.values()))
         window = Span(media.start_sec, reading.end_sec)
         duration = window.end
         if request.end_sec is not None and media.declared_sec is not None:
@@ -184,6 +187,9 @@ class Reading:
                 raise MediaFailure(REQUEST_INVALID, detail="there is nothing in the window that was asked for")
             raise MediaFailure(UNPROCESSABLE, detail="nothing could be decoded")
         self._drain()
+        if "audio" in self.tracks and self.tracks["audio"].empty and self._sound_clock > self._planner.origin:
+            # A click shorter than one column of the spectrum: silence makes it long enough.
+            self.tracks["audio"].add(self._spectrum_time, FRAME_SEC, self._spectrum.add(np.zeros(1024, np.float32)))
         self.end_sec = min(self.clock, self._limit)
         for time in self._found(ended=True):
             self._planner.cut(time)

@@ -156,7 +156,6 @@ class MediaStream:
             MediaFailure: What was decoded lasts longer than allowed.
         """
         import av
-        from av.subtitles.subtitle import SubtitleSet
 
         streams = [stream for stream in (self._video, self._audio, self._captions) if stream is not None]
         if self.start_sec > 0:
@@ -175,10 +174,10 @@ class MediaStream:
             index = packet.stream.index
             if index not in pending:
                 continue
+            if packet.stream.type == "subtitle":
+                yield from self._caption(packet)
+                continue
             for frame in _decode(packet):
-                if isinstance(frame, SubtitleSet):
-                    yield from self._caption(packet, frame)
-                    continue
                 time = self._time(frame, clocks[index])
                 if time is None or time < self.start_sec - 1e-6:
                     continue
@@ -210,15 +209,16 @@ class MediaStream:
         rate = self._video.average_rate if self._video is not None else None
         return min(10.0, float(1 / rate)) if rate else 0.04
 
-    def _caption(self, packet: Packet[Any], shown: object) -> Iterator[Caption]:
+    def _caption(self, packet: Packet[Any]) -> Iterator[Caption]:
         if packet.pts is None or packet.time_base is None:
             return
         start = float(packet.pts * packet.time_base) - self._origin
         length = float((packet.duration or 0) * packet.time_base)
         lines = []
-        for rect in shown:  # type: ignore[attr-defined]
-            raw = getattr(rect, "dialogue", b"") or getattr(rect, "text", b"")
-            lines.append(raw.decode("utf-8", "replace") if isinstance(raw, bytes) else str(raw))
+        for shown in _decode(packet):
+            # Subtitles that are pictures have no words.
+            words = getattr(shown, "dialogue", None) or getattr(shown, "text", None) or b""
+            lines.append(words.decode("utf-8", "replace") if isinstance(words, bytes) else str(words))
         if text := " ".join(line for line in lines if line).strip():
             yield Caption(start, start + length, text)
 

@@ -145,15 +145,16 @@ def _edges(normal: FloatArray) -> FloatArray:
     across = normal[:, 1:-1, 2:] - normal[:, 1:-1, :-2]
     down = normal[:, 2:, 1:-1] - normal[:, :-2, 1:-1]
     strength = np.sqrt(across**2 + down**2)
-    direction = np.minimum((np.arctan2(down, across) % np.pi) / np.pi * 8, 7).astype(np.int32)
+    # Bins lie about their direction, so that upright edges, the most common ones, stay in theirs when mirrored.
+    direction = np.rint((np.arctan2(down, across) % np.pi) / np.pi * 8).astype(np.int32) % 8
     count, side = len(normal), normal.shape[1] - 2
     part = np.arange(side) * 4 // side
     cell = direction + 8 * (part[None, :, None] * 4 + part[None, None, :] + 16 * np.arange(count)[:, None, None])
     histogram = np.bincount(cell.ravel(), strength.ravel(), 128 * count).reshape(count, 4, 4, 8)
     histogram = np.sqrt(histogram)
-    left, right = histogram[:, :, :2], histogram[:, :, :1:-1, ::-1]
+    left, right = histogram[:, :, :2], histogram[:, :, :1:-1][..., [0, 7, 6, 5, 4, 3, 2, 1]]
     folded = np.concatenate([left + right, np.abs(left - right)], axis=2).reshape(count, -1)
-    folded[:, : folded.shape[1]] -= folded.mean(axis=1, keepdims=True) * 0.8
+    folded -= folded.mean(axis=1, keepdims=True) * 0.8
     return folded.astype(np.float32)
 
 
