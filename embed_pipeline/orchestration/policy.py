@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+import dagster as dg
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 
 class PipelinePolicy(BaseModel):
@@ -50,3 +51,16 @@ class PipelinePolicy(BaseModel):
     price_per_minute: float = Field(0.0, ge=0, description="What a media minute costs, for estimates; any currency.")
     schedule_cron: str = Field("0 2 * * *", description="When daily_embedding_schedule submits.")
     schedule_timezone: str = Field("UTC", description="The time zone of schedule_cron.")
+
+    @field_validator("schedule_cron", "schedule_timezone")
+    @classmethod
+    def _one_dagster_takes(cls, value: str, info: ValidationInfo) -> str:
+        """Dagster reads both; asking it here gives the mistake a name before a code location fails to load."""
+        cron, timezone = (value, "UTC") if info.field_name == "schedule_cron" else ("0 0 * * *", value)
+        try:
+            dg.ScheduleDefinition(name="trial", job_name="trial", cron_schedule=cron, execution_timezone=timezone)
+        except (dg.DagsterInvalidDefinitionError, ValueError, KeyError):
+            kind = "cron expression, as in '0 2 * * *'" if info.field_name == "schedule_cron" else "time zone"
+            msg = f"{value!r} is no {kind}" + ("" if "cron" in kind else ", as in 'Europe/Berlin'")
+            raise ValueError(msg) from None
+        return value
