@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -132,7 +133,8 @@ class ManifestStore:
             stream = self._http.open(url, "rb", block_size=_BLOCK_BYTES)
             try:
                 if stream.seekable():
-                    stream.read(1)  # is kept, and shows whether the server heeds ranges
+                    stream.seek(-1, io.SEEK_END)  # a server that heeds no ranges would only be found out later
+                    stream.read(1)
                     stream.seek(0)
                     return cast("BinaryIO", stream)
             except ValueError:
@@ -206,7 +208,9 @@ class ManifestStore:
         try:
             with fsspec.open(self._url, "rb", **self._storage_options) as stream:
                 return cast("bytes", stream.read()).decode("utf-8-sig")
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if error.__cause__ is not None:
+                raise MediaError(f"The media library {self._location!r} cannot be read: {_why(error)}.") from None
             raise MediaError(
                 f"The media library {self._location!r} does not exist. Set EMBED_MEDIA (or `location`) to a folder, a "
                 "prefix, or a .txt, .csv or .jsonl file with URLs."
@@ -280,11 +284,14 @@ def _version(info: Mapping[str, Any]) -> str | None:
 
 
 def _failure(file: MediaFile, error: Exception) -> MediaError:
+    return MediaError(f"{file.key!r} cannot be fetched: {_why(error)}. Check the URL in the manifest.")
+
+
+def _why(error: BaseException) -> str:
+    # fsspec says "not found" for whatever went wrong; what really happened is its cause, or its cause's cause.
+    while error.__cause__ is not None and not hasattr(error, "status"):
+        error = error.__cause__
     status = getattr(error, "status", None)
-    if isinstance(error, FileNotFoundError):
-        why = "its server says that it is not there (404)"
-    elif status:
-        why = f"its server answers {status}"
-    else:
-        why = in_words(error)
-    return MediaError(f"{file.key!r} cannot be fetched: {why}. Check the URL in the manifest.")
+    if status == HTTPStatus.NOT_FOUND:
+        return "its server does not have it (404)"
+    return f"its server answers {status}" if status else in_words(error)
