@@ -120,19 +120,28 @@ class Ledger:
     def logged_outcomes(self, keys: Collection[str]) -> dict[str, LoggedOutcome]:
         """The latest outcome of each of these media files, with its words."""
         found: dict[str, LoggedOutcome] = {}
+        for key, logged in self._outcome_events(keys):
+            found.setdefault(key, logged)
+        return found
+
+    def outcome_history(self, keys: Collection[str]) -> dict[str, LoggedOutcome]:
+        """The latest outcome of every task, and every refused content, that these media files ever had, by subject."""
+        found: dict[str, LoggedOutcome] = {}
+        for _, logged in self._outcome_events(keys):
+            found.setdefault(logged.outcome.subject, logged)
+        return found
+
+    def _outcome_events(self, keys: Collection[str]) -> Iterator[tuple[str, LoggedOutcome]]:
         for event in self._events(self._names.embedding_tasks, keys, observations=True):
             observation = event.asset_observation
-            if observation is None or observation.partition is None or observation.partition in found:
+            if observation is None or observation.partition is None:
                 continue
             outcome = Outcome.parse(observation.tags.get(DATA_VERSION_TAG, ""))
             if outcome is not None:
                 message = observation.metadata.get("embed_pipeline/error")
-                found[observation.partition] = LoggedOutcome(
-                    outcome,
-                    str(message.value) if message is not None else "",
-                    datetime.fromtimestamp(event.timestamp, tz=UTC),
-                )
-        return found
+                words = str(message.value) if message is not None else ""
+                at = datetime.fromtimestamp(event.timestamp, tz=UTC)
+                yield observation.partition, LoggedOutcome(outcome, words, at)
 
     def records_created_since(self, since: datetime) -> Iterator[TaskRecord]:
         """The tasks that were created (not re-attached) since then, latest first: what was spent."""

@@ -14,6 +14,7 @@ import dagster as dg
 from embed_pipeline.errors import EmbedPipelineError, MediaError
 from embed_pipeline.orchestration.adoption import Sought, adoptable, listed_tasks
 from embed_pipeline.orchestration.hindrances import hinders_every_request
+from embed_pipeline.orchestration.knowledge import gather_knowledge
 from embed_pipeline.orchestration.ledger import Ledger
 from embed_pipeline.orchestration.names import PipelineNames
 from embed_pipeline.orchestration.open_submissions import unsettled_windows
@@ -32,11 +33,10 @@ from embed_pipeline.orchestration.submission_plan import (
     Action,
     Candidate,
     Decision,
-    Known,
     minutes_spent,
     plan_submissions,
 )
-from embed_pipeline.orchestration.versions import Outcome, OutcomeState, content_of, version_tags
+from embed_pipeline.orchestration.versions import Outcome, OutcomeState, version_tags
 
 if TYPE_CHECKING:
     from embed_pipeline.client import EmbedClient
@@ -124,7 +124,9 @@ class Submission:
         now = datetime.now(UTC)
         self._read_files(keys)
         self._tell_what_changed()
-        known, claimed = self._known()
+        known, claimed = gather_knowledge(
+            self.ledger, self._candidates.values(), platform=self.platform, root_run_id=self.root_run_id
+        )
         minutes_left = self._minutes_left_today(now)
 
         def plan() -> list[Decision]:
@@ -169,30 +171,6 @@ class Submission:
             if told.get(key) != candidate.fingerprint:
                 self.log_event(media_observation(self.names, self._files[key], candidate.fingerprint))
         self._media_event_ids = dict(self.ledger.media_event_ids(list(self._candidates)))
-
-    def _known(self) -> tuple[Known, set[str]]:
-        versions = self.ledger.media_versions()
-        wanted = {candidate.fingerprint for candidate in self._candidates.values()}
-        twins = {key for key, version in versions.items() if content_of(version) in wanted}
-        relevant = twins | set(self._candidates)
-        latest = self.ledger.task_versions()
-        records = [
-            record
-            for some in self.ledger.task_records([key for key in relevant if key in latest]).values()
-            for record in some
-        ]
-        outcomes: dict[str, tuple[Outcome, datetime]] = {}
-        with_outcome = set(self.ledger.outcomes()) & relevant
-        for logged in self.ledger.logged_outcomes(with_outcome).values():
-            outcomes[logged.outcome.subject] = (logged.outcome, logged.at)
-        known = Known(
-            records=records,
-            outcomes=outcomes,
-            embedded=frozenset(self.ledger.embedded_versions().values()),
-            platform=self.platform,
-            root_run_id=self.root_run_id,
-        )
-        return known, set(latest.values()) | {record.version for record in records}
 
     def _minutes_left_today(self, now: datetime) -> float | None:
         if self.policy.max_minutes_per_day is None:
@@ -239,7 +217,7 @@ class Submission:
         elif decision.action is Action.REFUSE:
             self._refuse(key, decision.candidate.fingerprint, f"{self._files[key].path}: {decision.reason}")
 
-    def _adopt(self, decisions: list[Decision], claimed: set[str], now: datetime) -> list[Decision]:
+    def _adopt(self, decisions: list[Decision], claimed: frozenset[str], now: datetime) -> list[Decision]:
         """Take over what runs that died have created, before anything new is."""
         if not decisions:
             return decisions
@@ -397,13 +375,28 @@ class Submission:
 
 def media_observation(names: PipelineNames, file: MediaFile, version: str) -> dg.AssetObservation:
     """The event that tells a media file's content: its fingerprint as the data version."""
-    metadata: dict[str, Any] = {
+    return dg.AssetObservation(
+        names.media_files, partition=file.key, metadata=_media_metadata(file), tags=version_tags(version)
+    )
+
+
+def media_materialization(names: PipelineNames, file: MediaFile, version: str) -> dg.AssetMaterialization:
+    """The same told once more, for people: Dagster's UI calls a partition that was only ever observed missing.
+
+    Nothing reads it back. Dagster judges staleness downstream of an external asset by observations alone.
+    """
+    return dg.AssetMaterialization(
+        names.media_files, partition=file.key, metadata=_media_metadata(file), tags=version_tags(version)
+    )
+
+
+def _media_metadata(file: MediaFile) -> dict[str, Any]:
+    return {
         "dagster/uri": without_query(file.uri),
         "embed_pipeline/path": file.path,
         "embed_pipeline/media_type": file.media_type,
         **({} if file.size is None else {"dagster/size_bytes": file.size}),
     }
-    return dg.AssetObservation(names.media_files, partition=file.key, metadata=metadata, tags=version_tags(version))
 
 
 def outcome_observation(names: PipelineNames, key: str, outcome: Outcome, message: str) -> dg.AssetObservation:

@@ -1,0 +1,41 @@
+"""What the ledger knows that bears on a submission, gathered for the files at hand and for their twins by content."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from embed_pipeline.orchestration.ledger import Ledger
+from embed_pipeline.orchestration.submission_plan import Candidate, Known
+from embed_pipeline.orchestration.versions import content_of
+
+
+def gather_knowledge(
+    ledger: Ledger, candidates: Collection[Candidate], *, platform: str, root_run_id: str
+) -> tuple[Known, frozenset[str]]:
+    """Gather what is known of some media files' contents, under whatever names these are or were.
+
+    Args:
+        ledger: The event log's view.
+        candidates: The media files, with their content as it is now.
+        platform: The platform that is submitted to.
+        root_run_id: The run that decides, or the first of its re-executions.
+
+    Returns:
+        What a decision needs, and the versions of every task that an event tells of.
+    """
+    wanted = {candidate.fingerprint for candidate in candidates}
+    twins = {key for key, version in ledger.media_versions().items() if content_of(version) in wanted}
+    relevant = twins | {candidate.key for candidate in candidates}
+    latest, embedded = ledger.task_versions(), frozenset(ledger.embedded_versions().values())
+    records = [
+        record for some in ledger.task_records([key for key in relevant if key in latest]).values() for record in some
+    ]
+    history = ledger.outcome_history(set(ledger.outcomes()) & relevant)
+    known = Known(
+        records=records,
+        outcomes={subject: (logged.outcome, logged.at) for subject, logged in history.items()},
+        embedded=embedded,
+        platform=platform,
+        root_run_id=root_run_id,
+    )
+    return known, frozenset(latest.values()) | {record.version for record in records}
