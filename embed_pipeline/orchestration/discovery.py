@@ -14,7 +14,7 @@ from embed_pipeline.orchestration.due import due_for_submission
 from embed_pipeline.orchestration.ledger import Ledger
 from embed_pipeline.orchestration.ranges import contiguous_ranges, held_back
 from embed_pipeline.orchestration.runs import runs_of_asset
-from embed_pipeline.orchestration.submission import media_observation
+from embed_pipeline.orchestration.submission import media_materialization, media_observation
 from embed_pipeline.orchestration.versions import version_tags
 
 
@@ -70,10 +70,11 @@ class Discovery:
             limit=policy.new_files_per_tick,
             when_vanished=policy.when_a_file_vanishes,
         )
-        events = [
-            media_observation(names, files[key], version) if key in files else self._gone(key, version)
-            for key, version in plan.observe.items()
-        ]
+        events: list[dg.AssetObservation | dg.AssetMaterialization] = []
+        for key, version in plan.observe.items():
+            if key in files:
+                events.append(media_materialization(names, files[key], version))
+            events.append(media_observation(names, files[key], version) if key in files else self._gone(key, version))
         if plan.retire:
             dataset = self._blueprint.store_resource(self._context.resources).dataset()
             for key in plan.retire:
