@@ -312,6 +312,12 @@ class TaskStore:
             missing=json.loads(missing),
         )
 
+    def unfinished(self, task_id: str | None = None) -> int:
+        """Return how many tasks (or whether this task) still wait for their work to be done."""
+        query = "SELECT count(*) FROM tasks WHERE work != 'done' AND (? IS NULL OR id = ?)"
+        (count,) = self.reader.execute(query, (task_id, task_id)).fetchone()
+        return int(count)
+
     def counts(self) -> dict[str, int]:
         """Return how many tasks there are of each status."""
         return dict(self.reader.execute("SELECT status, count(*) FROM tasks GROUP BY status").fetchall())
