@@ -16,6 +16,7 @@ from embed_pipeline.orchestration.adoption import Sought, adoptable, listed_task
 from embed_pipeline.orchestration.hindrances import hinders_every_request
 from embed_pipeline.orchestration.knowledge import gather_knowledge
 from embed_pipeline.orchestration.ledger import Ledger
+from embed_pipeline.orchestration.measuring import candidates_for, measured, probe_all
 from embed_pipeline.orchestration.names import PipelineNames
 from embed_pipeline.orchestration.open_submissions import unsettled_windows
 from embed_pipeline.orchestration.policy import PipelinePolicy
@@ -40,7 +41,7 @@ from embed_pipeline.orchestration.versions import Outcome, OutcomeState, version
 
 if TYPE_CHECKING:
     from embed_pipeline.client import EmbedClient
-    from embed_pipeline.media import MediaFile, MediaInfo, MediaLibrary
+    from embed_pipeline.media import MediaFile, MediaLibrary
 
 # A request that was on its way when its run died may take this long to show in the list.
 _LATE_ANSWER_SEC = 5.0
@@ -160,9 +161,7 @@ class Submission:
         fingerprints = self.library.fingerprints(
             list(self._files.values()), on_problem=lambda file, error: self._refuse(file.key, None, str(error))
         )
-        for key, fingerprint in fingerprints.items():
-            digest = self.settings.digest(self._files[key].media_type)
-            self._candidates[key] = Candidate(key, fingerprint, digest, None)
+        self._candidates = candidates_for(self._files, fingerprints, self.settings)
 
     def _tell_what_changed(self) -> None:
         """A person may ask for a file that changed since discovery looked: what is embedded is what is told."""
@@ -179,25 +178,12 @@ class Submission:
         return max(self.policy.max_minutes_per_day - spent, 0.0)
 
     def _measure(self, keys: Iterable[str]) -> None:
-        def info(key: str) -> tuple[str, MediaInfo | MediaError]:
-            try:
-                return key, self.library.probe(self._files[key])
-            except MediaError as error:
-                return key, error
-
-        with ThreadPoolExecutor(self.concurrency) as pool:
-            for key, found in pool.map(info, list(keys)):
-                if isinstance(found, MediaError):
-                    self._refuse(key, self._candidates[key].fingerprint, str(found))
-                    continue
-                if not found.has_video:
-                    # The name may promise pictures that are not there; the platform would refuse it as a video.
-                    self._files[key] = replace(self._files[key], media_type="audio")
-                self._candidates[key] = replace(
-                    self._candidates[key],
-                    minutes=found.duration_sec / 60,
-                    settings_digest=self.settings.digest(self._files[key].media_type),
-                )
+        for file, found in probe_all(self.library, [self._files[key] for key in keys], self.concurrency):
+            key = file.key
+            if isinstance(found, MediaError):
+                self._refuse(key, self._candidates[key].fingerprint, str(found))
+            else:
+                self._candidates[key], self._files[key] = measured(self._candidates[key], file, found, self.settings)
 
     def _carry_out_without_platform(self, decision: Decision) -> None:
         key = decision.candidate.key
