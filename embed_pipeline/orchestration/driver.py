@@ -6,8 +6,9 @@ own sensors, jobs and assets, in the order in which the daemon does: events, par
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import dagster as dg
 
@@ -82,9 +83,20 @@ class Driver:
         )
         return Tick(answer.skip_message, runs)
 
-    def run(self, job_name: str, tags: dict[str, str]) -> dg.ExecuteInProcessResult:
-        """Run a job in this process; a failure is in the result, not raised."""
+    def run(
+        self, job_name: str, tags: dict[str, str], ops: Mapping[str, Any] | None = None
+    ) -> dg.ExecuteInProcessResult:
+        """Run a job in this process; a failure is in the result, not raised.
+
+        Args:
+            job_name: The job.
+            tags: The run's tags, which name its partitions.
+            ops: The configuration of its steps, by name.
+        """
         self._on_run(job_name, tags)
         return self._repository.get_job(job_name).execute_in_process(
-            instance=self._instance, tags=tags, run_config=_QUIET, raise_on_error=False
+            instance=self._instance,
+            tags=tags,
+            run_config={**_QUIET, "ops": dict(ops)} if ops else _QUIET,
+            raise_on_error=False,
         )

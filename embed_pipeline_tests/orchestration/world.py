@@ -1,0 +1,165 @@
+"""Everything a pipeline lives between, small enough for a test: a media folder, the emulator, a Dagster instance."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+import wave
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from embed_pipeline.emulator import Emulator
+from embed_pipeline.orchestration.blueprint import Blueprint
+from embed_pipeline.orchestration.driver import Driver, Tick
+from embed_pipeline.orchestration.ledger import Ledger
+from embed_pipeline.orchestration.pipeline import build_definitions
+from embed_pipeline.orchestration.policy import PipelinePolicy
+from embed_pipeline.orchestration.ranges import RANGE_END_TAG, RANGE_START_TAG
+from embed_pipeline.orchestration.resources import EmbedClientResource, EmbeddingStoreResource, MediaLibraryResource
+from embed_pipeline.orchestration.status import MediaStatus, read_statuses
+
+_SAMPLES_PER_SEC = 1000
+
+AT_ONCE = PipelinePolicy(
+    submit_automatically=True, collect_wait_sec=0.0, retry_backoff_sec=0.0, sensor_interval_sec=5, partitions_per_run=50
+)
+"""A policy that waits for nothing."""
+
+
+def write_sound(path: Path, seed: int, seconds: float = 5.0) -> Path:
+    """Write a real, small WAV file; another seed is another content. Replaces what is there at once, as a copy does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.part")
+    with wave.open(str(partial), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(1)
+        file.setframerate(_SAMPLES_PER_SEC)
+        file.writeframes(random.Random(seed).randbytes(int(seconds * _SAMPLES_PER_SEC)))
+    partial.replace(path)
+    return path
+
+
+class World:
+    """A media library, the platform, a Dagster instance and one pipeline between them."""
+
+    def __init__(
+        self,
+        root: Path,
+        instance: dg.DagsterInstance,
+        emulator: Emulator,
+        *,
+        policy: PipelinePolicy = AT_ONCE,
+        client: dict[str, Any] | None = None,
+        **blueprint: Any,
+    ) -> None:
+        self.root, self.media, self.instance, self.emulator = root, root / "media", instance, emulator
+        self.blueprint = Blueprint(
+            client=EmbedClientResource(base_url=emulator.base_url, **(client or {})),
+            library=MediaLibraryResource(
+                location=str(self.media), settle_sec=0.0, cache=str(root / "fingerprints.sqlite")
+            ),
+            store=EmbeddingStoreResource(root=str(root / "embeddings")),
+            policy=policy,
+            **blueprint,
+        )
+        self._driver: Driver | None = None
+
+    def varied(self, **changes: Any) -> World:
+        """The same world under another policy, or with other values in its blueprint."""
+        policy = {name: value for name, value in changes.items() if name in PipelinePolicy.model_fields}
+        rest = {name: value for name, value in changes.items() if name not in policy}
+        other = World.__new__(World)
+        other.__dict__.update(self.__dict__)
+        other.blueprint = replace(
+            self.blueprint, policy=self.blueprint.policy.model_copy(update=policy), **rest
+        )
+        other._driver = None
+        return other
+
+    @property
+    def driver(self) -> Driver:
+        if self._driver is None:
+            self._driver = Driver(build_definitions(self.blueprint), self.instance, self.blueprint.names)
+        return self._driver
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.instance, self.blueprint.names)
+
+    def add(self, *names: str, first_seed: int | None = None, seconds: float = 5.0) -> None:
+        """Write media files; each has a content of its own unless ``first_seed`` says which."""
+        for number, name in enumerate(names):
+            seed = hash(name) if first_seed is None else first_seed + number
+            write_sound(self.media / name, seed, seconds)
+
+    def touch(self, name: str, seconds_ago: float) -> None:
+        at = time.time() - seconds_ago
+        os.utime(self.media / name, (at, at))
+
+    def discover(self) -> Tick:
+        return self.driver.discover()
+
+    def collect(self) -> Tick:
+        self.finish_computing()
+        return self.driver.collect_ready()
+
+    def step(self) -> tuple[Tick, Tick]:
+        """One tick of each sensor, with all that they ask for."""
+        return self.discover(), self.collect()
+
+    def settle(self, most: int = 12) -> dict[str, str]:
+        """Tick until nothing more is asked for; the state of each media file."""
+        for _ in range(most):
+            discovered, collected = self.step()
+            if not discovered.runs and not collected.runs:
+                return self.states()
+        raise AssertionError(f"still at work after {most} rounds: {self.states()}")
+
+    def finish_computing(self) -> None:
+        """Wait until the platform is done with what it has."""
+        store, deadline = self.emulator.platform.store, time.monotonic() + 20
+        while store.reader.execute("SELECT count(*) FROM tasks WHERE work != 'done'").fetchone()[0]:
+            assert time.monotonic() < deadline, "the emulator does not come to an end"
+            time.sleep(0.005)
+
+    def states(self) -> dict[str, str]:
+        return {key: state.value for key, state in self.ledger.states().items()}
+
+    def statuses(self) -> dict[str, MediaStatus]:
+        return {row.media: row for row in read_statuses(self.instance, self.blueprint.names)}
+
+    def run(self, job: str, *keys: str, **config: bool) -> dg.ExecuteInProcessResult:
+        """Run a job for one partition, or for a range from the first to the last of these keys."""
+        ops = {self.blueprint.names.embedding_tasks.to_python_identifier(): {"config": config}} if config else {}
+        return self.driver.run(job, range_tags(*keys), ops)
+
+    def submit(self, *keys: str, **config: bool) -> dg.ExecuteInProcessResult:
+        return self.run(self.blueprint.names.submit_job, *keys, **config)
+
+    def created(self) -> Counter[str]:
+        """How many tasks the platform created from each source, by file name."""
+        entries = self.emulator.platform.journal.entries(endpoint="create", limit=100_000)
+        by_task = {entry["task_id"]: entry["source"] for entry in entries if entry["task_id"]}
+        return Counter(source.rpartition("/")[2] for source in by_task.values())
+
+    def requests(self) -> int:
+        """How many requests the platform has seen."""
+        summary = self.emulator.platform.journal.summary()["requests"]
+        return sum(count for by_status in summary.values() for count in by_status.values())
+
+    def faults(self, *rules: dict[str, Any], seed: int = 0) -> None:
+        self.emulator.platform.faults.replace(rules, seed)
+
+    def segments(self, key: str) -> Any:
+        """What the dataset holds of a media file under the pipeline's settings; None for nothing."""
+        digest = self.blueprint.settings.digest("audio" if key.endswith(".wav") else "video")
+        return self.blueprint.store.dataset().read_media(key, digest)
+
+
+def range_tags(*keys: str) -> dict[str, str]:
+    return {RANGE_START_TAG: keys[0], RANGE_END_TAG: keys[-1]}
