@@ -8,8 +8,8 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -29,6 +29,10 @@ _LOOKUP_SIZE: Final = 500
 
 _CACHE_VERSION: Final = 1
 
+# What threads of this process are reading; for all libraries, because a new one may be made at every tick.
+_lock = threading.Lock()
+_being_read: set[str] = set()
+
 # Linux stamps files by a clock that ticks every few milliseconds, FAT every two seconds: within that, a second write
 # may leave the same stamp behind.
 _CLOCK_GRAIN_SEC: Final = 2.0
@@ -46,7 +50,8 @@ class FingerprintCache:
 
     def __init__(self, path: Path | None) -> None:
         self._lock = threading.Lock()
-        self._connection = self._connect(path)
+        self._path = path
+        self._connection = self._connect()
 
     def get_many(self, files: Iterable[tuple[MediaFile, str]]) -> dict[str, str]:
         """Look fingerprints up.
@@ -83,7 +88,7 @@ class FingerprintCache:
 
     def put(self, file: MediaFile, stamp: str, fingerprint: str, checked_at: float) -> None:
         """Remember a fingerprint. What cannot be written is not remembered, and no error."""
-        with self._lock, suppress(sqlite3.Error):
+        with self._lock, self._forgiving():
             self._connection.execute(
                 "INSERT OR REPLACE INTO fingerprints VALUES (?, ?, ?, ?)",
                 (_address(file), stamp, fingerprint, checked_at),
@@ -96,33 +101,49 @@ class FingerprintCache:
 
     def _rows(self, addresses: Sequence[str]) -> list[tuple[str, str, str, float]]:
         rows: list[tuple[str, str, str, float]] = []
-        with self._lock, suppress(sqlite3.Error):
+        with self._lock, self._forgiving():
             for start in range(0, len(addresses), _LOOKUP_SIZE):
                 part = addresses[start : start + _LOOKUP_SIZE]
                 marks = ",".join("?" * len(part))
                 rows += self._connection.execute(f"SELECT * FROM fingerprints WHERE file IN ({marks})", part)  # noqa: S608
         return rows
 
-    def _connect(self, path: Path | None) -> sqlite3.Connection:
-        for _ in range(2 if path is not None else 0):
-            assert path is not None  # noqa: S101 - for the type checker
+    @contextmanager
+    def _forgiving(self) -> Iterator[None]:
+        """Turn any failure of the cache into not knowing; a file that turns out to be broken is replaced."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            _logger.debug("The cache of fingerprints %s did not answer: %s.", self._path, error)
+        except sqlite3.DatabaseError:
+            self._connection.close()
+            self._discard()
+            self._connection = self._connect()
+
+    def _discard(self) -> None:
+        _logger.warning("The cache of fingerprints %s is broken; it is replaced.", self._path)
+        with suppress(OSError):
+            if self._path is not None:
+                self._path.unlink(missing_ok=True)
+
+    def _connect(self) -> sqlite3.Connection:
+        for _ in range(2 if self._path is not None else 0):
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                return _prepared(path)
+                return _prepared(self._path)
             except sqlite3.OperationalError as error:  # locked, read-only, disk full: not the file's own fault
-                _logger.warning("Fingerprints are kept in memory only: %s: %s.", path, error)
+                _logger.warning("Fingerprints are kept in memory only: %s: %s.", self._path, error)
                 break
             except sqlite3.DatabaseError:
-                _logger.warning("The cache of fingerprints %s is broken; it is replaced.", path)
-                with suppress(OSError):
-                    path.unlink(missing_ok=True)
+                self._discard()
             except OSError as error:
-                _logger.warning("Fingerprints are kept in memory only: %s: %s.", path, in_words(error))
+                _logger.warning("Fingerprints are kept in memory only: %s: %s.", self._path, in_words(error))
                 break
         return _prepared(None)
 
 
 def _prepared(path: Path | None) -> sqlite3.Connection:
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
     connection = sqlite3.connect(path or ":memory:", timeout=5, isolation_level=None, check_same_thread=False)
     try:
         # Losing the last rows in a power cut costs reading those files again, so waiting for the disk is not worth it.
@@ -204,8 +225,6 @@ class Fingerprinter:
         self._cache = cache
         self._recheck_seconds = recheck_seconds
         self._threads = threads or (min(8, (os.cpu_count() or 1) + 1) if store.state_is_cheap else 16)
-        self._lock = threading.Lock()
-        self._being_read: set[str] = set()
 
     def one(self, file: MediaFile) -> str:
         """Return the fingerprint of one file as it is now, however long reading it takes.
@@ -275,17 +294,17 @@ class Fingerprinter:
     def _work(self, batch: _Batch) -> None:
         while (following := batch.next()) is not None:
             file, state = following
-            with self._lock:
-                if file.key in self._being_read:  # an earlier call's reading goes on
+            with _lock:
+                if _address(file) in _being_read:  # an earlier call's reading goes on
                     continue
-                self._being_read.add(file.key)
+                _being_read.add(_address(file))
             try:
                 batch.add(file, self._find_out(file, state))
             except MediaError as error:
                 batch.add(file, error)
             finally:
-                with self._lock:
-                    self._being_read.discard(file.key)
+                with _lock:
+                    _being_read.discard(_address(file))
 
     def _find_out(self, file: MediaFile, state: ContentState | None) -> str:
         if state is None:

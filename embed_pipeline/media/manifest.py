@@ -18,7 +18,7 @@ from embed_pipeline.errors import MediaError
 from embed_pipeline.media.files import Listing, ListingBuilder, MediaFile
 from embed_pipeline.media.keys import encode_partition_key
 from embed_pipeline.media.selection import Selection, media_type_of, suffix_of
-from embed_pipeline.media.store import ContentState, gone, in_words, is_plain_path, without_secrets
+from embed_pipeline.media.store import ContentState, GuardedStream, gone, in_words, is_plain_path, without_secrets
 
 # Fetched at a time: a header is mostly found within the first megabyte.
 _BLOCK_BYTES: Final = 1 << 20
@@ -136,7 +136,7 @@ class ManifestStore:
                     stream.seek(-1, io.SEEK_END)  # a server that heeds no ranges would only be found out later
                     stream.read(1)
                     stream.seek(0)
-                    return cast("BinaryIO", stream)
+                    return io.BufferedReader(GuardedStream(stream, lambda error: _failure(file, error)))
             except ValueError:
                 pass
             stream.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from datetime import datetime
 from functools import cached_property
@@ -12,7 +13,7 @@ from embed_pipeline.errors import ConfigurationError, MediaError
 from embed_pipeline.media.files import Listing, ListingBuilder, MediaFile
 from embed_pipeline.media.keys import encode_partition_key
 from embed_pipeline.media.selection import Selection, media_type_of, suffix_of
-from embed_pipeline.media.store import ContentState, gone, in_words, is_plain_path, without_credentials
+from embed_pipeline.media.store import ContentState, GuardedStream, gone, in_words, is_plain_path, without_credentials
 
 # GCS changes the ETag with every change of metadata, but tells the MD5 of the content; S3 and Azure tell an ETag.
 _VERSION_FIELDS = ("md5Hash", "ETag", "etag")
@@ -111,7 +112,8 @@ class ObjectStore:
         """Open the object for reading; what is read is fetched in ranges."""
         filesystem, root = self._filesystem
         try:
-            return cast("BinaryIO", filesystem.open(f"{root}/{file.path}" if root else file.path, "rb"))
+            stream = filesystem.open(f"{root}/{file.path}" if root else file.path, "rb")
+            return io.BufferedReader(GuardedStream(stream, self._failure))
         except FileNotFoundError:
             raise MediaError(gone(file.key, self._location)) from None
         except Exception as error:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
+from embed_pipeline.errors import MediaError
 from embed_pipeline.media.files import Listing, MediaFile
 
 
@@ -61,6 +64,51 @@ class Store(Protocol):
     def signed_url(self, file: MediaFile, expires_sec: int) -> str | None:
         """Return an address under which anyone can fetch the file for that long, or None if there is no such thing."""
         ...
+
+
+class GuardedStream(io.RawIOBase):
+    """A remote file whose failures while it is read are told like all others: in our words, and without its address.
+
+    Args:
+        stream: The open file, as fsspec gives it.
+        failure: Words an error.
+    """
+
+    def __init__(self, stream: Any, failure: Callable[[Exception], MediaError]) -> None:
+        super().__init__()
+        self._stream = stream
+        self._failure = failure
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read into a buffer; 0 at the end."""
+        try:
+            data = self._stream.read(len(buffer))
+        except Exception as error:
+            raise self._failure(error) from None
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Go to a place."""
+        return int(self._stream.seek(offset, whence))
+
+    def tell(self) -> int:
+        """Return the place."""
+        return int(self._stream.tell())
+
+    def close(self) -> None:
+        """Close the file."""
+        if not self.closed:
+            self._stream.close()
+        super().close()
 
 
 _QUERY = re.compile(r"\?[^\s\"'<>]+")

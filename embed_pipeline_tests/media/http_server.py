@@ -22,6 +22,7 @@ class FileServer:
         etags: Whether ETags are told.
         dates: Whether times of modification are told.
         secret: The query without which the answer is 403.
+        failing: Whether every answer is 500.
         requests: Method, path and bytes sent of each request.
     """
 
@@ -31,6 +32,7 @@ class FileServer:
     etags: bool = True
     dates: bool = False
     secret: str = ""
+    failing: bool = False
     requests: list[tuple[str, str, int]] = field(default_factory=list)
 
     @property
@@ -59,7 +61,9 @@ def serve_files() -> Iterator[FileServer]:
             path = unquote(parts.path.lstrip("/"))
             content = served.files.get(path)
             status, headers = 200, {}
-            if served.secret and parts.query != served.secret:
+            if served.failing:
+                status, content = 500, b""
+            elif served.secret and parts.query != served.secret:
                 status, content = 403, b""
             elif content is None:
                 status, content = 404, b""

@@ -109,6 +109,23 @@ def test_a_broken_cache_file_is_replaced(folder, cache, reads, content, let_the_
     assert reads == ["film.mp4"]
 
 
+def test_a_cache_file_that_breaks_in_its_middle_is_replaced_while_it_is_used(
+    folder, cache, reads, let_the_clock_move_on
+):
+    for number in range(300):
+        put(folder, f"{number}.mp4", b"%d" % number)
+    let_the_clock_move_on()
+    library = MediaLibrary(folder, cache=cache)
+    files = library.list(now=time.time() + 60).files
+    whole = library.fingerprints(files)
+    page = 4096
+    assert cache.stat().st_size > 4 * page
+    cache.write_bytes(cache.read_bytes()[:page] + os.urandom(cache.stat().st_size - page))
+    for _ in range(2):
+        assert MediaLibrary(folder, cache=cache).fingerprints(files) == whole
+    assert len(reads) == 2 * 300, "read again once, then remembered again"
+
+
 def test_a_cache_that_cannot_be_written_costs_only_reading(folder, tmp_path):
     put(folder, "film.mp4")
     put(tmp_path, "a file")

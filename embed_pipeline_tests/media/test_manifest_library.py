@@ -206,6 +206,28 @@ def test_what_cannot_be_fetched_is_said_without_its_secret(library, server, use)
     assert any("does not have it (404)" in words for words in said)
 
 
+@pytest.mark.parametrize("use", ["read", "probe", "fingerprint"])
+def test_a_server_that_fails_half_way_is_said_without_its_secret(library, server, use, monkeypatch):
+    server.secret, server.etags = "sig=s3cret", False
+    server.files["a.wav"] = wav_of(4_000_000)
+    media = library(f"{server.url}/a.wav?sig=s3cret")
+    (file,) = media.list().files
+    stream = media.open(file)
+    server.failing = True
+    if use != "read":
+        monkeypatch.setattr(media._store, "open", lambda file: stream)
+        monkeypatch.setattr(media._store, "_info", lambda file: {"size": 4_000_000})
+    with pytest.raises(MediaError, match="its server answers 500") as caught:
+        stream.read() if use == "read" else getattr(media, use)(file)
+    assert "s3cret" not in "".join(traceback.format_exception(caught.value))
+
+
+def wav_of(size: int) -> bytes:
+    header = b"RIFF" + (size - 8).to_bytes(4, "little") + b"WAVEfmt \x10\0\0\0\x01\0\x01\0"
+    header += (16000).to_bytes(4, "little") + (32000).to_bytes(4, "little") + b"\x02\0\x10\0data"
+    return (header + (size - 44).to_bytes(4, "little")).ljust(size, b"\1")
+
+
 def test_fingerprints_go_on_past_what_cannot_be_fetched(library, server):
     server.files["a.mp4"] = b"x"
     media = library(f"{server.url}/a.mp4\n{server.url}/gone.mp4\n")

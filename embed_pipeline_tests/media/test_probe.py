@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import math
 import subprocess
 import sys
 from fractions import Fraction
@@ -9,6 +10,8 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from embed_pipeline.errors import MediaError
 from embed_pipeline.media import MediaInfo, MediaLibrary
@@ -151,6 +154,22 @@ def test_only_the_beginning_and_the_index_of_a_long_file_are_read(sample_library
     with Counted(path) as stream:
         assert probe_stream(stream, "x").duration_sec == pytest.approx(720, abs=0.5)
     assert Counted.count < path.stat().st_size
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_whatever_a_broken_file_holds_the_answer_is_a_length_or_a_sentence(film, random):
+    content = bytearray(film.read_bytes())
+    for _ in range(random.choice([1, 10, 300])):
+        content[random.randrange(len(content))] = random.randrange(256)
+    if random.random() < 0.3:
+        del content[random.randrange(len(content)) :]
+    try:
+        info = probe_stream(io.BytesIO(content), "film.mp4")
+    except MediaError:
+        return
+    assert math.isfinite(info.duration_sec)
+    assert info.duration_sec > 0
 
 
 def test_the_room_is_imported_without_loading_what_decodes():
