@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -97,7 +98,7 @@ def plan_compaction(
 def compact(
     dataset: EmbeddingDataset,
     *,
-    keys: Collection[str] | None = None,
+    keys: Collection[str] | Mapping[str, str] | None = None,
     settings_digest: str | None = None,
     retain: int = 3,
     target_bytes: int = TARGET_BYTES,
@@ -109,7 +110,8 @@ def compact(
 
     Args:
         dataset: The dataset.
-        keys: The partition keys whose segments belong into the table; None is all that have some.
+        keys: The partition keys whose segments belong into the table; None is all that have some. A mapping to digests
+            of settings takes each media file's segments of these settings only.
         settings_digest: Only segments of these settings; None is all.
         retain: How many snapshots are kept, the new one included.
         target_bytes: The size that files should not exceed, in bytes; they are at least about half as large, the last
@@ -212,13 +214,17 @@ def _cut(sources: list[Source], target_bytes: int) -> Iterator[list[Source]]:
 
 
 def _live_sources(
-    dataset: EmbeddingDataset, keys: Collection[str] | None, settings_digest: str | None, known: dict[str, str]
+    dataset: EmbeddingDataset,
+    keys: Collection[str] | Mapping[str, str] | None,
+    settings_digest: str | None,
+    known: dict[str, str],
 ) -> list[Source]:
+    digests = keys if isinstance(keys, Mapping) else {}
     names = None if keys is None else {paths.file_name(key): key for key in keys}
     live = []
     for file in current_files(dataset, SegmentFilter(settings_digest=settings_digest)):
         media = names.get(file.name) if names is not None else known.get(file.path) or dataset.media_of(file)
-        if media is not None:
+        if media is not None and digests.get(media, file.settings_digest) == file.settings_digest:
             live.append(Source(file.path, file.version, media, file.settings_digest, file.space, file.size_bytes))
     return live
 

@@ -253,7 +253,7 @@ class EmbeddingDataset:
     def compact(
         self,
         *,
-        keys: Collection[str] | None = None,
+        keys: Collection[str] | Mapping[str, str] | None = None,
         settings_digest: str | None = None,
         retain: int = 3,
         target_bytes: int | None = None,
