@@ -33,6 +33,14 @@ class LoggedOutcome:
     at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class LoggedResult:
+    """The event that told of a media file's segments: its metadata and its time."""
+
+    metadata: Mapping[str, Any]
+    at: datetime
+
+
 class Ledger:
     """Reads the events of one pipeline from a Dagster instance; writes nothing.
 
@@ -107,15 +115,56 @@ class Ledger:
         """The latest task of each of these media files that has one."""
         return {key: records[0] for key, records in self.task_records(keys).items()}
 
-    def latest_results(self, keys: Collection[str]) -> dict[str, dict[str, Any]]:
-        """The metadata of the latest ``segment_embeddings`` event of each of these media files that has one."""
-        found: dict[str, dict[str, Any]] = {}
+    def latest_results(self, keys: Collection[str]) -> dict[str, LoggedResult]:
+        """The latest ``segment_embeddings`` event of each of these media files that has one."""
+        found: dict[str, LoggedResult] = {}
         for event in self._events(self._names.segment_embeddings, keys):
             materialization = event.asset_materialization
             if materialization is not None and materialization.partition is not None:
                 values = {name: value.value for name, value in materialization.metadata.items()}
-                found.setdefault(materialization.partition, values)
+                at = datetime.fromtimestamp(event.timestamp, tz=UTC)
+                found.setdefault(materialization.partition, LoggedResult(values, at))
         return found
+
+    def latest_media(self, keys: Collection[str]) -> dict[str, Mapping[str, Any]]:
+        """What discovery told of each of these media files when it last saw it."""
+        found: dict[str, Mapping[str, Any]] = {}
+        for event in self._events(self._names.media_files, keys, observations=True):
+            observation = event.asset_observation
+            # A file that vanished was told of without its address.
+            if observation is not None and observation.partition is not None and "dagster/uri" in observation.metadata:
+                values = {name: value.value for name, value in observation.metadata.items()}
+                found.setdefault(observation.partition, values)
+        return found
+
+    def position(self) -> int:
+        """The storage id of the latest event of any kind that a state is read from; 0 before the first."""
+        return max((self._latest_id(asset_key, event_type) for asset_key, event_type in self._told_in), default=0)
+
+    def changed_since(self, position: int) -> set[str]:
+        """The media files of which something was told after this position."""
+        return {
+            key
+            for asset_key, event_type in self._told_in
+            if self._latest_id(asset_key, event_type) > position
+            for key, storage_id in self._storage_ids(asset_key, event_type, None).items()
+            if storage_id > position
+        }
+
+    @property
+    def _told_in(self) -> list[tuple[dg.AssetKey, dg.DagsterEventType]]:
+        """The kinds of events that states are read from."""
+        return [
+            (self._names.media_files, dg.DagsterEventType.ASSET_OBSERVATION),
+            (self._names.embedding_tasks, dg.DagsterEventType.ASSET_MATERIALIZATION),
+            (self._names.embedding_tasks, dg.DagsterEventType.ASSET_OBSERVATION),
+            (self._names.segment_embeddings, dg.DagsterEventType.ASSET_MATERIALIZATION),
+        ]
+
+    def _latest_id(self, asset_key: dg.AssetKey, event_type: dg.DagsterEventType) -> int:
+        observed = event_type is dg.DagsterEventType.ASSET_OBSERVATION
+        fetch = self._instance.fetch_observations if observed else self._instance.fetch_materializations
+        return next((record.storage_id for record in fetch(asset_key, limit=1).records), 0)
 
     def logged_outcomes(self, keys: Collection[str]) -> dict[str, LoggedOutcome]:
         """The latest outcome of each of these media files, with its words."""

@@ -54,7 +54,7 @@ def read_statuses(instance: dg.DagsterInstance, names: PipelineNames) -> list[Me
     rows = []
     for key, state in states.items():
         task = tasks.get(key)
-        result: Mapping[str, Any] = results.get(key, {})
+        result: Mapping[str, Any] = results[key].metadata if key in results else {}
         rows.append(
             MediaStatus(
                 media=key,
