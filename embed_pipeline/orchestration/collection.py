@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from embed_pipeline.errors import EmbedPipelineError
-from embed_pipeline.orchestration.hindrances import hinders_every_request
+from embed_pipeline.orchestration.hindrances import Hindrances
 from embed_pipeline.orchestration.ledger import Ledger
 from embed_pipeline.orchestration.names import PipelineNames
 from embed_pipeline.orchestration.policy import PipelinePolicy
@@ -83,6 +83,7 @@ class Collection:
 
     def __post_init__(self) -> None:
         self._report = CollectionReport()
+        self._hindrances = Hindrances()
         self._tasks: dict[str, TaskRecord] = {}
 
     def run(self, keys: Sequence[str]) -> CollectionReport:
@@ -141,11 +142,12 @@ class Collection:
         try:
             result = future.result()
         except EmbedPipelineError as error:
-            if hinders_every_request(error):
+            if self._hindrances.hindered_by(error):
                 self._report.stopped = str(error)
                 return True
             self._report.failed[key] = str(error)
             return False
+        self._hindrances.passed()
         match result:
             case NotReady():
                 return True

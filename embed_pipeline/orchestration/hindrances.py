@@ -4,23 +4,37 @@ from __future__ import annotations
 
 from embed_pipeline.errors import ConfigurationError, EmbedPipelineError
 
+# One file may make the platform fail or a connection time out, and must not keep the others from their turn.
+_IN_A_ROW = 3
 
-def hinders_every_request(error: EmbedPipelineError) -> bool:
-    """Whether the next media file's request would meet the same: a wrong key, a platform that is not there, a limit."""
-    from embed_pipeline.client import (
-        ConnectionFailedError,
-        ForbiddenError,
-        InternalServerError,
-        TooManyRequestsError,
-        UnauthorizedError,
-    )
 
-    return isinstance(
-        error,
-        UnauthorizedError
-        | ForbiddenError
-        | ConnectionFailedError
-        | InternalServerError
-        | TooManyRequestsError
-        | ConfigurationError,
-    )
+class Hindrances:
+    """Tells an error that is one file's own from one that the next file would meet too.
+
+    A wrong key or a spent limit hinders at once; a failing platform or connection once it has failed several files in a
+    row.
+    """
+
+    def __init__(self) -> None:
+        self._failures = 0
+
+    def passed(self) -> None:
+        """A request was answered."""
+        self._failures = 0
+
+    def hindered_by(self, error: EmbedPipelineError) -> bool:
+        """Whether to send no more requests after this error."""
+        from embed_pipeline.client import (
+            ConnectionFailedError,
+            ForbiddenError,
+            InternalServerError,
+            TooManyRequestsError,
+            UnauthorizedError,
+        )
+
+        if isinstance(error, UnauthorizedError | ForbiddenError | TooManyRequestsError | ConfigurationError):
+            return True
+        if isinstance(error, ConnectionFailedError | InternalServerError):
+            self._failures += 1
+            return self._failures >= _IN_A_ROW
+        return False

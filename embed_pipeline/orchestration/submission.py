@@ -13,7 +13,7 @@ import dagster as dg
 
 from embed_pipeline.errors import EmbedPipelineError, MediaError
 from embed_pipeline.orchestration.adoption import Sought, adoptable, listed_tasks
-from embed_pipeline.orchestration.hindrances import hinders_every_request
+from embed_pipeline.orchestration.hindrances import Hindrances
 from embed_pipeline.orchestration.knowledge import gather_knowledge
 from embed_pipeline.orchestration.ledger import Ledger
 from embed_pipeline.orchestration.measuring import candidates_for, measured, probe_all
@@ -118,6 +118,7 @@ class Submission:
         self._candidates: dict[str, Candidate] = {}
         self._media_event_ids: dict[str, int] = {}
         self._report = SubmissionReport()
+        self._hindrances = Hindrances()
         self._limit_reached: str | None = None
 
     def run(self, keys: Sequence[str], *, force: bool = False, retry_failed: bool = False) -> SubmissionReport:
@@ -288,7 +289,12 @@ class Submission:
 
     def _take_answer(self, decision: Decision, future: Future[tuple[str, bool]]) -> None:
         """Log what came of one request."""
-        from embed_pipeline.client import AmbiguousCreateError, RetryLaterError
+        from embed_pipeline.client import (
+            AmbiguousCreateError,
+            ConnectionFailedError,
+            InternalServerError,
+            RetryLaterError,
+        )
 
         key = decision.candidate.key
         try:
@@ -299,11 +305,14 @@ class Submission:
         except RetryLaterError as error:
             self._limit_reached = self._report.held[key] = str(error)
         except EmbedPipelineError as error:
-            if hinders_every_request(error):
+            if self._hindrances.hindered_by(error):
                 self._report.stopped = self._report.held[key] = str(error)
+            elif isinstance(error, ConnectionFailedError | InternalServerError):
+                self._report.failed[key] = str(error)
             else:
                 self._refuse(key, decision.candidate.fingerprint, str(error))
         else:
+            self._hindrances.passed()
             self._log_task(self._record(decision, task_id, datetime.now(UTC), adopted=adopted))
 
     def _follow(self, decisions: Sequence[Decision]) -> None:
