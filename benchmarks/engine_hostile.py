@@ -3,7 +3,8 @@
     python benchmarks/engine_hostile.py [--files 1200] [--seed 1] [--engine signal] [--keep FOLDER]
 
 Healthy files of eleven kinds are damaged at random (flipped bits, lying numbers, truncations, splices, ...) and
-embedded in child processes. Files that cost a child its life, and the slowest ones, are listed by name; --keep leaves them.
+embedded in child processes. Files that cost a child its life, and the slowest ones, are listed by name; --keep leaves
+them where you can look at them.
 """
 
 from __future__ import annotations

@@ -118,16 +118,17 @@ def _features(columns: FloatArray) -> FloatArray:
     mean, std = level.mean(axis=0), level.std(axis=0)
     cepstrum = level @ _cosines()
     delta = np.diff(cepstrum, axis=0) if len(level) > 1 else np.zeros((1, cepstrum.shape[1]), np.float32)
-    quarter = [part.mean(axis=0) if len(part) else mean for part in np.array_split(level @ _broad_bands(), 4)]
+    broad = np.asarray(level @ _broad_bands(), np.float32)
+    quarters = [part.mean(axis=0) if len(part) else broad.mean(axis=0) for part in np.array_split(broad, 4)]
     blocks = [
         _length_one(mean - 0.7 * mean.mean()) * 1.5,
         _length_one(std - 0.7 * std.mean()) * 1.0,
         _length_one(cepstrum.mean(axis=0)[1:]) * 0.8,
         _length_one(cepstrum.std(axis=0)) * 0.6,
         _length_one(delta.std(axis=0)) * 0.6,
-        _length_one(_rhythm(level @ _broad_bands()).ravel()) * 0.8,
+        _length_one(_rhythm(broad).ravel()) * 0.8,
         _length_one(_notes(chroma)) * 0.8,
-        _length_one(np.concatenate(quarter) - np.tile(np.mean(quarter, axis=0), 4)) * 0.5,
+        _length_one(np.concatenate(quarters) - np.tile(np.mean(quarters, axis=0), 4)) * 0.5,
     ]
     return np.asarray(np.concatenate(blocks), np.float32)
 

@@ -94,6 +94,7 @@ class MediaStream:
         has_picture: Whether there is a video stream that is more than cover art.
         decodes_picture: Whether it is read: for what it shows, or to find the scenes.
         has_sound: Whether there is an audio stream.
+        has_captions: Whether there is a subtitle stream.
         declared_sec: How long the header says the file lasts, or None.
         start_sec: Where the asked window begins, in seconds.
     """
@@ -104,22 +105,27 @@ class MediaStream:
         self._end = request.end_sec
         self.start_sec = request.start_sec or 0.0
         wanted = set(request.options)
+        # A damaged header can name a codec that nobody has: such a stream cannot be read.
+        known = [stream for stream in container.streams if stream.codec_context is not None]
         # 0x400 is AV_DISPOSITION_ATTACHED_PIC: the cover of an album, not a film.
-        films = [stream for stream in container.streams.video if not int(stream.disposition) & 0x400]
+        films = [
+            stream for stream in container.streams.video if stream in known and not int(stream.disposition) & 0x400
+        ]
+        sounds = [stream for stream in container.streams.audio if stream in known]
+        subtitles = [stream for stream in container.streams.subtitles if stream in known]
+        if not films and not sounds:
+            raise MediaFailure(UNPROCESSABLE, detail="no video and no audio stream that can be decoded")
         scenes = isinstance(request.segmentation, Dynamic)  # which only the pictures tell
         look = request.media_type == "video" and ("visual" in wanted or scenes)
+        listen = bool(wanted & {"audio", "transcription"})
         self._video = films[0] if films and look else None
-        self._audio = container.streams.audio[0] if container.streams.audio and "audio" in wanted else None
-        self._captions = (
-            container.streams.subtitles[0] if container.streams.subtitles and "transcription" in wanted else None
-        )
-        self.has_picture, self.has_sound = bool(films), bool(container.streams.audio)
-        if not films and not container.streams.audio:
-            raise MediaFailure(UNPROCESSABLE, detail="no video and no audio stream")
+        self._audio = sounds[0] if sounds and listen else None
+        self._captions = subtitles[0] if subtitles and "transcription" in wanted else None
+        self.has_picture, self.has_sound, self.has_captions = bool(films), bool(sounds), bool(subtitles)
         if self._video is None and self._audio is None:
             # Something has to tell how long the file lasts.
-            self._audio = container.streams.audio[0] if container.streams.audio else None
-            self._video = None if self._audio is not None else films[0]
+            self._audio = sounds[0] if sounds else None
+            self._video = None if sounds else films[0]
         self.decodes_picture = self._video is not None
         if self._video is not None:
             self._check_picture_size(self._video.codec_context.width, self._video.codec_context.height)
@@ -169,7 +175,7 @@ class MediaStream:
                 packet = next(packets)
             except StopIteration:
                 break
-            except (av.error.FFmpegError, ValueError):
+            except (av.error.FFmpegError, ValueError, IndexError):
                 break  # The rest cannot be read; what came so far can be embedded.
             index = packet.stream.index
             if index not in pending:
