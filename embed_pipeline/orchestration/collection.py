@@ -170,7 +170,7 @@ class Collection:
             dg.AssetMaterialization(
                 self.names.segment_embeddings,
                 partition=key,
-                metadata=result.metadata(task),
+                metadata=result.metadata(task, pictures=self.policy.pictures),
                 tags=version_tags(
                     task.version, self.code_version, (self.names.embedding_tasks, task.version, task.storage_id)
                 ),

@@ -153,8 +153,7 @@ def _palette() -> list[int]:
         lower = min(int(at), len(_COLOURS) - 2)
         share = at - lower
         colours += [
-            round(one + (other - one) * share)
-            for one, other in zip(_COLOURS[lower], _COLOURS[lower + 1], strict=True)
+            round(one + (other - one) * share) for one, other in zip(_COLOURS[lower], _COLOURS[lower + 1], strict=True)
         ]
     return [*colours, 0, 0, 0, 255, 255, 255]
 

@@ -36,6 +36,23 @@ class PipelinePolicy(BaseModel):
     stuck_after_sec: float = Field(
         6 * 3600.0, gt=0, description="A task that is processing for longer than this is reported as stuck, in seconds."
     )
+    expiry_alarm_sec: float = Field(
+        2 * 86400.0, gt=0, description="A result that expires within so many seconds, uncollected, is reported."
+    )
+    table_interval_sec: float = Field(
+        900.0,
+        ge=0,
+        description="Seconds between two runs of embeddings_table while results still come in, at the least.",
+    )
+    table_longest_sec: float = Field(
+        6 * 3600.0,
+        gt=0,
+        description="Seconds between two runs of embeddings_table, at the most: its checks run with it.",
+    )
+    snapshots_kept: int = Field(3, ge=1, description="Snapshots of embeddings_table that are kept to roll back to.")
+    pictures: bool = Field(
+        True, description="Whether a partition's page shows how alike its segments are (needs the extra pictures)."
+    )
     when_a_file_vanishes: Literal["keep", "retire"] = Field(
         "keep",
         description="keep: its segments and its partition stay, marked as gone; retire: both are removed.",

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import dagster as dg
+
 from embed_pipeline.orchestration.ledger import Ledger
+from embed_pipeline.orchestration.metadata import settings_in_words
+from embed_pipeline.orchestration.pictures import self_similarity, timeline
 from embed_pipeline.orchestration.records import TaskRecord
 from embed_pipeline.orchestration.settings import EmbeddingSettings, MediaType
 
@@ -26,15 +30,25 @@ class Collected:
     absent: tuple[str, ...]
     usage: Mapping[str, int]
 
-    def metadata(self, task: TaskRecord) -> dict[str, Any]:
-        """What the partition's page tells of it."""
+    def metadata(self, task: TaskRecord, *, pictures: bool = True) -> dict[str, Any]:
+        """What the partition's page tells of it: numbers that plot, words, and pictures.
+
+        Args:
+            task: The task that made it.
+            pictures: Whether to draw how alike the segments are.
+        """
+        from embed_pipeline.media import decode_partition_key
+
         segments = self.segments
         values: dict[str, Any] = {
+            "embed_pipeline/path": decode_partition_key(task.media),
             "embed_pipeline/segments": self.written.rows,
             "embed_pipeline/dimension": segments.dimension,
             "embed_pipeline/space": segments.space,
             "embed_pipeline/task_id": task.task_id,
             "embed_pipeline/attempt": task.attempt,
+            "embed_pipeline/media_type": segments.media_type,
+            "embed_pipeline/settings": settings_in_words(segments.settings),
             "embed_pipeline/settings_digest": segments.settings_digest,
             "dagster/uri": self.written.uri,
             "dagster/partition_row_count": self.written.rows,
@@ -45,10 +59,17 @@ class Collected:
             values["embed_pipeline/minutes"] = round(segments.duration_sec / 60, 4)
         if self.ready_at is not None:
             values["embed_pipeline/wait_sec"] = round((self.ready_at - task.submitted_at).total_seconds(), 3)
+            values["embed_pipeline/ready_at"] = dg.MetadataValue.timestamp(self.ready_at)
         if self.absent:
             values["embed_pipeline/absent_options"] = ", ".join(self.absent)
         for content, tokens in self.usage.items():
             values[f"embed_pipeline/input_tokens_{content}"] = tokens
+        for name, picture in (
+            ("timeline", timeline(segments)),
+            ("self_similarity", self_similarity(segments) if pictures else None),
+        ):
+            if picture is not None:
+                values[f"embed_pipeline/{name}"] = dg.MetadataValue.md(picture)
         return values
 
 
