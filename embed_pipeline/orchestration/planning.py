@@ -1,0 +1,343 @@
+"""The plan: what a submission of the whole library would create, told before anything is spent."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from embed_pipeline.errors import MediaError
+from embed_pipeline.orchestration.day_budget import read_day_budget
+from embed_pipeline.orchestration.knowledge import gather_knowledge
+from embed_pipeline.orchestration.ledger import Ledger
+from embed_pipeline.orchestration.measuring import candidates_for, measured, probe_all
+from embed_pipeline.orchestration.policy import PipelinePolicy
+from embed_pipeline.orchestration.records import TaskRecord
+from embed_pipeline.orchestration.resources import EmbedClientResource
+from embed_pipeline.orchestration.settings import EmbeddingSettings
+from embed_pipeline.orchestration.submission_plan import Action, Candidate, Decision, Known, plan_submissions
+
+if TYPE_CHECKING:
+    from embed_pipeline.media import MediaFile, MediaLibrary
+
+_SHOWN_IN_UI = 500
+
+
+class Prospect(Enum):
+    """What a submission would do with a media file."""
+
+    NEW = "new"
+    CHANGED = "changed"
+    OTHER_SETTINGS = "other settings"
+    RETRY = "retry"
+    SAME_CONTENT = "same content"
+    UNCHANGED = "unchanged"
+    WAITING = "waiting"
+    FAILED = "failed"
+    TOO_SHORT = "too short"
+    TOO_LONG = "too long"
+    UNREADABLE = "unreadable"
+
+
+CREATING = (Prospect.NEW, Prospect.CHANGED, Prospect.OTHER_SETTINGS, Prospect.RETRY)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedFile:
+    """One media file in a plan.
+
+    Args:
+        media: Its partition key.
+        prospect: What would be done with it.
+        minutes: Its length in minutes; None where nothing would be created, so that it was not opened.
+        reason: Why, for people.
+    """
+
+    media: str
+    prospect: Prospect
+    minutes: float | None
+    reason: str
+
+    def as_json(self) -> dict[str, Any]:
+        """The row as JSON takes it."""
+        return {**asdict(self), "prospect": self.prospect.value}
+
+
+@dataclass(frozen=True, slots=True)
+class SpendingLimit:
+    """So much within each window of time.
+
+    Args:
+        name: The setting that says so.
+        of: What is counted: tasks or media minutes.
+        amount: How many in one window.
+        window_sec: The length of the window in seconds.
+    """
+
+    name: str
+    of: str
+    amount: float
+    window_sec: float
+
+    def least_sec(self, tasks: int, minutes: float) -> float:
+        """The least time in seconds that so much takes: the first window's share is there at once."""
+        wanted = tasks if self.of == "tasks" else minutes
+        return max(math.ceil(wanted / self.amount) - 1, 0) * self.window_sec
+
+
+@dataclass(frozen=True)
+class SpendingPlan:
+    """What would be created, and what it would take.
+
+    Args:
+        files: Every media file of the library, in its order.
+        left_out: How many entries of the library are no media files for us, by reason.
+        price_per_minute: What a media minute costs; any currency.
+        minutes_left_today: Media minutes that max_minutes_per_day still allows; None for no limit.
+        limits: The limits that spread the submission over time.
+    """
+
+    files: Sequence[PlannedFile]
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    price_per_minute: float = 0.0
+    minutes_left_today: float | None = None
+    limits: Sequence[SpendingLimit] = ()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many files have each prospect; every prospect is named."""
+        found = Counter(file.prospect for file in self.files)
+        return {prospect.value: found.get(prospect, 0) for prospect in Prospect}
+
+    @property
+    def created(self) -> list[PlannedFile]:
+        """The files that a task would be created for."""
+        return [file for file in self.files if file.prospect in CREATING]
+
+    @property
+    def minutes(self) -> float:
+        """Media minutes of the tasks that would be created."""
+        return sum(file.minutes or 0.0 for file in self.created)
+
+    def minutes_of(self, prospect: Prospect) -> float:
+        """Media minutes of the files with one prospect."""
+        return sum(file.minutes or 0.0 for file in self.files if file.prospect is prospect)
+
+    @property
+    def cost(self) -> float:
+        """What they would cost, in the currency of the price."""
+        return self.minutes * self.price_per_minute
+
+    @property
+    def slowest_limit(self) -> tuple[SpendingLimit, float] | None:
+        """The limit that spreads the submission most, with the least time in seconds; None without any limit."""
+        tasks, minutes = len(self.created), self.minutes
+        return max(
+            ((limit, limit.least_sec(tasks, minutes)) for limit in self.limits), key=lambda pair: pair[1], default=None
+        )
+
+    @property
+    def headline(self) -> str:
+        """The plan in one sentence."""
+        cost = f", about {self.cost:.2f} at {self.price_per_minute:g} a minute" if self.price_per_minute else ""
+        return f"{len(self.created)} tasks would be created for {self.minutes:.1f} media minutes{cost}."
+
+    @property
+    def pace(self) -> str:
+        """How long the limits spread it, in one sentence."""
+        if self.slowest_limit is None:
+            return "No limits are configured, so the time it takes is the platform's."
+        limit, seconds = self.slowest_limit
+        if not seconds:
+            return "All of it fits within the configured limits at once."
+        return f"Under {limit.name} ({limit.amount:g}) submitting takes at least {in_hours(seconds)}."
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan as JSON takes it."""
+        limit = self.slowest_limit
+        return {
+            "tasks": len(self.created),
+            "minutes": round(self.minutes, 4),
+            "cost": round(self.cost, 4),
+            "price_per_minute": self.price_per_minute,
+            "minutes_left_today": self.minutes_left_today,
+            "least_submission_sec": None if limit is None else limit[1],
+            "slowest_limit": None if limit is None else limit[0].name,
+            "counts": self.counts,
+            "left_out": dict(self.left_out),
+            "files": [file.as_json() for file in self.files],
+        }
+
+    def metadata(self) -> dict[str, Any]:
+        """The plan as Dagster's UI shows it."""
+        rows = [file for file in self.files if file.prospect is not Prospect.UNCHANGED]
+        schema = dg.TableSchema(
+            [
+                dg.TableColumn("media", "string"),
+                dg.TableColumn("prospect", "string"),
+                dg.TableColumn("minutes", "float"),
+                dg.TableColumn("reason", "string"),
+            ]
+        )
+        records = [
+            dg.TableRecord(
+                {
+                    "media": file.media,
+                    "prospect": file.prospect.value,
+                    "minutes": None if file.minutes is None else round(file.minutes, 2),
+                    "reason": file.reason,
+                }
+            )
+            for file in rows[:_SHOWN_IN_UI]
+        ]
+        return {
+            "embed_pipeline/plan": f"{self.headline} {self.pace}",
+            "embed_pipeline/tasks": len(self.created),
+            "embed_pipeline/minutes": round(self.minutes, 3),
+            "embed_pipeline/cost": round(self.cost, 4),
+            **{f"embed_pipeline/files_{name.replace(' ', '_')}": count for name, count in self.counts.items() if count},
+            **{f"embed_pipeline/left_out_{reason}": count for reason, count in self.left_out.items()},
+            "embed_pipeline/files": dg.MetadataValue.table(records, schema=schema),
+        }
+
+
+def in_hours(seconds: float) -> str:
+    """A length of time as people say it."""
+    if seconds < 3600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 2 * 86400 else f"{seconds / 86400:.1f} days"
+
+
+def prospect_of(decision: Decision, known: Known, own: Collection[TaskRecord], policy: PipelinePolicy) -> Prospect:
+    """What a decision means for a media file.
+
+    Args:
+        decision: The decision.
+        known: What it was decided on.
+        own: The tasks that served this partition key so far.
+        policy: The team's choices; its bounds of duration tell a short file from a long one.
+    """
+    candidate = decision.candidate
+    match decision.action:
+        case Action.SUBMIT:
+            contents = {(record.fingerprint, record.settings_digest) for record in own}
+            if (candidate.fingerprint, candidate.settings_digest) in contents or decision.attempt > 1:
+                return Prospect.RETRY
+            if any(fingerprint == candidate.fingerprint for fingerprint, _ in contents):
+                return Prospect.OTHER_SETTINGS
+            return Prospect.CHANGED if contents else Prospect.NEW
+        case Action.FOLLOW:
+            return Prospect.SAME_CONTENT
+        case Action.HOLD:
+            return Prospect.WAITING
+        case Action.REFUSE:
+            return (
+                Prospect.TOO_SHORT if (candidate.minutes or 0.0) * 60 < policy.min_duration_sec else Prospect.TOO_LONG
+            )
+        case Action.REATTACH:
+            version = decision.task.version if decision.task else ""
+            if version in known.outcomes and version not in known.embedded:
+                return Prospect.FAILED
+            return Prospect.UNCHANGED if any(record.version == version for record in own) else Prospect.SAME_CONTENT
+
+
+def spending_limits(client: EmbedClientResource, policy: PipelinePolicy) -> list[SpendingLimit]:
+    """The configured limits that spread a submission over time: the platform's plan and the team's own."""
+    configured = (
+        ("requests_per_minute", "tasks", client.requests_per_minute, 60.0),
+        ("requests_per_day", "tasks", client.requests_per_day, 86400.0),
+        ("media_minutes_per_hour", "minutes", client.media_minutes_per_hour, 3600.0),
+        ("media_minutes_per_day", "minutes", client.media_minutes_per_day, 86400.0),
+        ("max_minutes_per_day", "minutes", policy.max_minutes_per_day, 86400.0),
+    )
+    return [SpendingLimit(name, of, amount, window) for name, of, amount, window in configured if amount is not None]
+
+
+def make_plan(
+    *,
+    ledger: Ledger,
+    library: MediaLibrary,
+    settings: EmbeddingSettings,
+    policy: PipelinePolicy,
+    client: EmbedClientResource,
+    now: datetime,
+) -> SpendingPlan:
+    """Plan the submission of a whole library; creates nothing and writes nothing.
+
+    Args:
+        ledger: What is known so far.
+        library: Where the media files are.
+        settings: What they would be embedded with.
+        policy: The team's choices.
+        client: The platform that would be submitted to, with its limits; it is not asked anything.
+        now: The time of planning.
+
+    Raises:
+        MediaError: The library cannot be read.
+    """
+    listing = library.list()
+    files = {file.key: file for file in listing.files}
+    unreadable: dict[str, str] = {}
+    fingerprints = library.fingerprints(
+        listing.files, on_problem=lambda file, error: unreadable.update({file.key: str(error)})
+    )
+    candidates = candidates_for(files, fingerprints, settings)
+    known, _ = gather_knowledge(ledger, candidates.values(), platform=client.platform, root_run_id="")
+    # The limits tell how long it takes, not what is in the plan.
+    unlimited = policy.model_copy(update={"max_minutes_per_run": None, "max_minutes_per_day": None})
+
+    def decide() -> list[Decision]:
+        return plan_submissions(list(candidates.values()), known, unlimited, now=now)
+
+    creating = [files[decision.candidate.key] for decision in decide() if decision.action is Action.SUBMIT]
+    for key, outcome in _measure(creating, candidates, library, settings, client.concurrency):
+        if isinstance(outcome, MediaError):
+            unreadable[key] = str(outcome)
+            del candidates[key]
+        else:
+            candidates[key] = outcome
+    planned = _planned(decide(), known, policy)
+    for key, words in unreadable.items():
+        planned[key] = PlannedFile(key, Prospect.UNREADABLE, None, words)
+    return SpendingPlan(
+        files=[planned[key] for key in files if key in planned],
+        left_out=dict(listing.skipped),
+        price_per_minute=policy.price_per_minute,
+        minutes_left_today=read_day_budget(ledger, policy, now).left,
+        limits=spending_limits(client, policy),
+    )
+
+
+def _measure(
+    creating: Sequence[MediaFile],
+    candidates: Mapping[str, Candidate],
+    library: MediaLibrary,
+    settings: EmbeddingSettings,
+    concurrency: int,
+) -> Iterator[tuple[str, Candidate | MediaError]]:
+    for file, found in probe_all(library, creating, concurrency):
+        if isinstance(found, MediaError):
+            yield file.key, found
+        else:
+            yield file.key, measured(candidates[file.key], file, found, settings)[0]
+
+
+def _planned(decisions: Iterable[Decision], known: Known, policy: PipelinePolicy) -> dict[str, PlannedFile]:
+    own: dict[str, list[TaskRecord]] = {}
+    for record in known.records:
+        own.setdefault(record.media, []).append(record)
+    return {
+        decision.candidate.key: PlannedFile(
+            decision.candidate.key,
+            prospect_of(decision, known, own.get(decision.candidate.key, []), policy),
+            decision.candidate.minutes,
+            decision.reason,
+        )
+        for decision in decisions
+    }
