@@ -73,11 +73,13 @@ class Listing:
         skipped: How many entries were left out, by reason (`hidden`, `unsupported`, `excluded`, `settling`, `link`,
             `unreadable`, `invalid`).
         problems: One sentence for each entry that a person may want to look at, at most `MAX_PROBLEMS`.
+        settling: The partition keys of files that are there but were left for the next listing.
     """
 
     files: tuple[MediaFile, ...]
     skipped: Mapping[str, int] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    settling: frozenset[str] = frozenset()
 
 
 #: A folder with a hundred thousand broken links should not fill a log.
@@ -91,6 +93,7 @@ class ListingBuilder:
     files: list[MediaFile] = field(default_factory=list)
     skipped: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    settling: set[str] = field(default_factory=set)
 
     def skip(self, reason: str, problem: str | None = None) -> None:
         """Count an entry that is left out, and keep the sentence about it if there is one."""
@@ -101,4 +104,4 @@ class ListingBuilder:
     def build(self) -> Listing:
         """Close the listing."""
         self.files.sort(key=lambda file: file.path)
-        return Listing(tuple(self.files), self.skipped, tuple(self.problems))
+        return Listing(tuple(self.files), self.skipped, tuple(self.problems), frozenset(self.settling))

@@ -165,6 +165,7 @@ class FolderStore:
                 listing.skip("unsupported", f"{encode_partition_key(path)!r} is not a regular file.")
             elif abs(now - status.st_mtime) < self._settle_seconds:
                 listing.skip("settling")
+                listing.settling.add(encode_partition_key(path))
             else:
                 listing.files.append(self._media_file(path, status))
         except FileNotFoundError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, BinaryIO
 
 from embed_pipeline.errors import MediaError
@@ -13,6 +14,9 @@ _FORMATS = (
     "aac,ac3,aiff,amr,asf,avi,caf,dv,flac,flv,gxf,h264,hevc,ivf,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,"
     "mp3,mpeg,mpegts,mpegvideo,m4v,mxf,nut,ogg,rm,w64,wav,wv"
 )
+
+# Fewer than in any recording, even a silent one. A broken header may claim years, and minutes are what is paid for.
+_LEAST_BITS_PER_SEC = 50
 
 
 def probe_stream(stream: BinaryIO, name: str) -> MediaInfo:
@@ -32,59 +36,61 @@ def probe_stream(stream: BinaryIO, name: str) -> MediaInfo:
 
     if not stream.read(1):
         raise MediaError(f"{name!r} is not playable: it is empty (0 bytes). Put the whole file there.")
+    size = stream.seek(0, os.SEEK_END)
     stream.seek(0)
     try:
         with av.open(_Nameless(stream), options={"format_whitelist": _FORMATS}, metadata_errors="replace") as container:
-            return _info(container, name)
+            return _info(container, size, name)
     except av.error.FFmpegError as error:
         raise MediaError(_not_playable(name, error.strerror)) from None
     except (EOFError, ValueError) as error:  # PyAV's own words for a header that stops short
         raise MediaError(_not_playable(name, str(error))) from None
 
 
-def _info(container: Any, name: str) -> MediaInfo:
+def _info(container: Any, size: int, name: str) -> MediaInfo:
     import av
 
+    # A stream of a kind that FFmpeg does not know has no codec context, and none of the attributes of its type.
     pictures = [
         stream
         for stream in container.streams.video
-        if not stream.disposition & av.stream.Disposition.attached_pic
+        if stream.codec_context is not None
+        and not stream.disposition & av.stream.Disposition.attached_pic
         and not stream.disposition & av.stream.Disposition.still_image
     ]
-    sounds = container.streams.audio
+    sounds = [stream for stream in container.streams.audio if stream.codec_context is not None]
     if not pictures and not sounds:
-        raise MediaError(_not_playable(name, "there is neither video nor audio in it"))
-    duration = _duration(container)
+        raise MediaError(_not_playable(name, "there is no video and no audio in it that can be decoded"))
+    duration = _duration(container, [*pictures, *sounds], size)
     if duration is None:
-        raise MediaError(_not_playable(name, "it holds no pictures and no sound that can be read"))
-    picture = pictures[0] if pictures else None
+        raise MediaError(_not_playable(name, "how long it is can be told neither by its header nor by its content"))
     return MediaInfo(
         duration_sec=duration,
         has_video=bool(pictures),
         has_audio=bool(sounds),
-        width=picture.width if picture else None,
-        height=picture.height if picture else None,
+        width=pictures[0].width if pictures else None,
+        height=pictures[0].height if pictures else None,
     )
 
 
-def _duration(container: Any) -> float | None:
+def _duration(container: Any, streams: list[Any], size: int) -> float | None:
     import av
 
-    if container.duration is not None and container.duration > 0:
+    longest = size * 8 / _LEAST_BITS_PER_SEC
+    if container.duration is not None and 0 < container.duration / av.time_base <= longest:
         return float(container.duration / av.time_base)
-    lengths = [
-        float(stream.duration * stream.time_base)
-        for stream in container.streams
-        if stream.duration and stream.time_base and stream.type in ("video", "audio")
-    ]
-    return max(lengths) if lengths else _last_packet_end(container)
+    lengths = [float(stream.duration * stream.time_base) for stream in streams if stream.duration and stream.time_base]
+    if lengths and 0 < max(lengths) <= longest:
+        return max(lengths)
+    measured = _last_packet_end(container, streams)
+    return measured if measured is not None and measured <= longest else None
 
 
-def _last_packet_end(container: Any) -> float | None:
+def _last_packet_end(container: Any, streams: list[Any]) -> float | None:
     """Read all packets, without decoding them, for a recording whose header was never finished."""
     first: float | None = None
     last: float | None = None
-    for packet in container.demux(*container.streams.video, *container.streams.audio):
+    for packet in container.demux(*streams):
         if packet.pts is None or packet.time_base is None:
             continue
         start = float(packet.pts * packet.time_base)

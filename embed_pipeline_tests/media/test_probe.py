@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 import subprocess
 import sys
 from fractions import Fraction
@@ -106,6 +107,30 @@ def test_a_recording_that_was_never_finished_is_measured_by_its_packets():
         assert container.duration is None, "else this test shows nothing"
     recording.seek(0)
     assert probe_stream(recording, "live.mkv").duration_sec == pytest.approx(4.5, abs=0.11)
+
+
+def test_a_header_that_claims_years_is_not_believed(tmp_path):
+    claims = tmp_path / "claims.mkv"
+    write_sample(claims, Sample("x.mkv", FILM.shots, size=FILM.size))
+    content = bytearray(claims.read_bytes())
+    place = content.index(b"\x44\x89\x88") + 3  # Matroska's element Duration, eight bytes long
+    assert struct.unpack(">d", content[place : place + 8])[0] == pytest.approx(5000, abs=100)
+    content[place : place + 8] = struct.pack(">d", 1e11)
+    claims.write_bytes(content)
+    with av.open(str(claims)) as container:
+        assert container.duration == pytest.approx(1e8 * av.time_base), "else this test shows nothing"
+    assert probe(claims).duration_sec == pytest.approx(5, abs=0.2)
+
+
+def test_a_stream_of_an_unknown_kind_does_not_count(tmp_path, film):
+    content = film.read_bytes()
+    unknown = tmp_path / "unknown.mp4"
+    unknown.write_bytes(content.replace(b"avc1", b"zzz9").replace(b"avcC", b"zzzC"))
+    info = probe(unknown)
+    assert (info.has_video, info.has_audio) == (False, True)
+    unknown.write_bytes(unknown.read_bytes().replace(b"mp4a", b"zzz8").replace(b"esds", b"zzzD"))
+    with pytest.raises(MediaError, match="no video and no audio in it that can be decoded"):
+        probe(unknown)
 
 
 def test_the_cover_of_a_song_is_no_video(tmp_path):
