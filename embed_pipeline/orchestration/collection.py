@@ -12,20 +12,21 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from embed_pipeline.errors import EmbedPipelineError
+from embed_pipeline.orchestration.findings import Findings, judge
 from embed_pipeline.orchestration.hindrances import Hindrances
 from embed_pipeline.orchestration.ledger import Ledger
 from embed_pipeline.orchestration.names import PipelineNames
+from embed_pipeline.orchestration.observations import outcome_observation
 from embed_pipeline.orchestration.policy import PipelinePolicy
 from embed_pipeline.orchestration.records import TaskRecord
 from embed_pipeline.orchestration.results import Collected, Expired, Failed, NotReady, fetch_result
 from embed_pipeline.orchestration.settings import EmbeddingSettings
-from embed_pipeline.orchestration.submission import outcome_observation
 from embed_pipeline.orchestration.task_statuses import survey
 from embed_pipeline.orchestration.versions import Outcome, OutcomeState, version_tags
 
 if TYPE_CHECKING:
     from embed_pipeline.client import EmbedClient
-    from embed_pipeline.dataset import EmbeddingDataset
+    from embed_pipeline.dataset import EmbeddingDataset, WrittenFile
 
 _FIRST_LOOK_SEC = 1.0
 _SLOWEST_LOOK_SEC = 20.0
@@ -37,12 +38,14 @@ class CollectionReport:
 
     Args:
         collected: What was written.
+        findings: What is wrong with what was written.
         processing: Tasks that were still processing when the wait was over.
         failed: Why others have no segments.
         stopped: Why the run sent no more requests, where something stands in the way of them all.
     """
 
-    collected: dict[str, Collected] = field(default_factory=dict)
+    collected: dict[str, WrittenFile] = field(default_factory=dict)
+    findings: dict[str, Findings] = field(default_factory=dict)
     processing: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     stopped: str | None = None
@@ -50,7 +53,7 @@ class CollectionReport:
     @property
     def segments(self) -> int:
         """Segments written."""
-        return sum(result.written.rows for result in self.collected.values())
+        return sum(written.rows for written in self.collected.values())
 
 
 @dataclass
@@ -176,4 +179,6 @@ class Collection:
                 ),
             )
         )
-        self._report.collected[key] = result
+        # Not the segments themselves: a run may write more of them than fit into memory.
+        self._report.collected[key] = result.written
+        self._report.findings[key] = judge(result.segments, self.settings)

@@ -133,7 +133,8 @@ def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     import numpy as np
 
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(norms == 0, 1, norms)
+    unit: NDArray[np.float32] = vectors / np.where(norms == 0, 1, norms).astype(np.float32)
+    return unit
 
 
 def _ticks(first: float, last: float) -> Sequence[float]:
