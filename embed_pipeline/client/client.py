@@ -121,6 +121,11 @@ class EmbedClient:
         return self._session.base_url
 
     @property
+    def clock_offset_sec(self) -> float | None:
+        """How far the platform's clock is ahead of ours, in seconds; None as long as it did not say."""
+        return self._session.clock_offset_sec
+
+    @property
     def stats(self) -> ClientStats:
         """What this client has done so far."""
         return self._session.stats()
@@ -183,6 +188,11 @@ class AsyncEmbedClient:
     def base_url(self) -> str:
         """Where the requests go."""
         return self._session.base_url
+
+    @property
+    def clock_offset_sec(self) -> float | None:
+        """How far the platform's clock is ahead of ours, in seconds; None as long as it did not say."""
+        return self._session.clock_offset_sec
 
     @property
     def stats(self) -> ClientStats:
