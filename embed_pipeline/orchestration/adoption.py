@@ -3,16 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from embed_pipeline.orchestration.open_submissions import Window
-from embed_pipeline.orchestration.sources import without_query
-from embed_pipeline.orchestration.versions import task_version
+from embed_pipeline.orchestration.versions import content_of, task_version
 
 if TYPE_CHECKING:
-    from embed_pipeline.client import EmbedClient, MediaEmbeddingTask
+    from embed_pipeline.client import CreateTaskRequest, EmbedClient, MediaEmbeddingTask
+    from embed_pipeline.client.matching import Marker
+    from embed_pipeline.orchestration.ledger import Sighting
+
+# The platform tells its time in whole seconds, and its answer takes time on its way.
+_TOLERANCE = timedelta(seconds=2)
+
+
+@dataclass(frozen=True, slots=True)
+class Spell:
+    """A time in which a source held the sought content.
+
+    Args:
+        marker: What the source leaves in the list.
+        start: When the content was first told; None if it never held another.
+        end: When other content was told; None if it holds it still.
+    """
+
+    marker: Marker
+    start: datetime | None = None
+    end: datetime | None = None
+
+    def covers(self, at: datetime) -> bool:
+        """Whether a task created then, by our clock, embedded the sought content."""
+        return (self.start is None or at >= self.start - _TOLERANCE) and (self.end is None or at <= self.end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,14 +43,25 @@ class Sought:
     """What a task that serves a media file looks like in the list.
 
     Args:
-        mark: Its source's URL without query, or the upload's file name.
-        request: What it was asked for: the keywords of ``tasks.create`` but for the source.
-        changed_at: When the content last changed; an earlier task embedded something else.
+        request: What it was asked for.
+        spells: Where its content was to be had, and when; empty where it leaves no mark, as base64 does.
     """
 
-    mark: str
-    request: Mapping[str, Any]
-    changed_at: datetime | None
+    request: CreateTaskRequest
+    spells: tuple[Spell, ...]
+
+
+@dataclass(frozen=True)
+class Adoption:
+    """What the list says of the sought media files.
+
+    Args:
+        found: The task that was left behind, by partition key.
+        undecided: Why it cannot be told whether there is one, by partition key.
+    """
+
+    found: dict[str, MediaEmbeddingTask] = field(default_factory=dict)
+    undecided: dict[str, str] = field(default_factory=dict)
 
 
 def listed_tasks(client: EmbedClient, windows: Iterable[Window]) -> list[MediaEmbeddingTask]:
@@ -44,58 +78,99 @@ def listed_tasks(client: EmbedClient, windows: Iterable[Window]) -> list[MediaEm
     return list(found.values())
 
 
+def unclaimed(tasks: Iterable[MediaEmbeddingTask], claimed: Collection[str]) -> list[MediaEmbeddingTask]:
+    """The tasks that may give a result and that no event tells of, oldest first."""
+    left = [task for task in tasks if task.id and task.status != "failed" and task_version(task.id) not in claimed]
+    return sorted(left, key=lambda task: (task.created_at or datetime.max.replace(tzinfo=UTC), str(task.id)))
+
+
 def adoptable(
-    sought: Mapping[str, Sought], tasks: Iterable[MediaEmbeddingTask], claimed: Collection[str]
-) -> dict[str, MediaEmbeddingTask]:
-    """The task that serves each sought media file, if one was left behind.
+    sought: Mapping[str, Sought],
+    tasks: Sequence[MediaEmbeddingTask],
+    claimed: Collection[str],
+    *,
+    clock_offset_sec: float = 0.0,
+) -> Adoption:
+    """Find the task that serves each sought media file, if one was left behind.
 
     Args:
-        sought: What is looked for, by partition key.
+        sought: What is looked for, by partition key; each is a content of its own.
         tasks: What the platform lists.
         claimed: Versions of the tasks that an event tells of already.
+        clock_offset_sec: How far the platform's clock is ahead of ours, in seconds.
     """
-    by_mark: dict[str, list[MediaEmbeddingTask]] = {}
-    for task in tasks:
-        if task.id and task.status != "failed" and task_version(task.id) not in claimed:
-            for mark in _marks(task):
-                by_mark.setdefault(mark, []).append(task)
-    found: dict[str, MediaEmbeddingTask] = {}
-    taken: set[str] = set()
+    left = unclaimed(tasks, claimed)
+    names_sources = any(_names_its_source(task) for task in tasks)
+    fitting: dict[str, list[MediaEmbeddingTask]] = {}
+    wanted_by: dict[str, list[str]] = {}
+    adoption = Adoption()
     for key, wanted in sought.items():
-        for task in by_mark.get(wanted.mark, []):
-            if task.id not in taken and _fits(task, wanted):
-                found[key] = task
-                taken.add(str(task.id))
-                break
-    return found
+        for task in left:
+            if _fits(task, wanted, clock_offset_sec):
+                fitting.setdefault(key, []).append(task)
+                wanted_by.setdefault(str(task.id), []).append(key)
+        if key in fitting or (wanted.spells and names_sources):
+            continue
+        nameless = next((task for task in left if not _names_its_source(task) and _as_asked(task, wanted)), None)
+        if nameless is not None:
+            adoption.undecided[key] = (
+                f"a run died while it was creating tasks, and task {nameless.id}, whose source the platform does not "
+                "tell, may be this file's. To pay for another one, submit it with force."
+            )
+    for key, fits in fitting.items():
+        own = [task for task in fits if len(wanted_by[str(task.id)]) == 1]
+        if own:
+            adoption.found[key] = own[0]
+        else:
+            others = ", ".join(other for other in wanted_by[str(fits[0].id)] if other != key)
+            adoption.undecided[key] = (
+                f"a run died while it was creating tasks, and task {fits[0].id} may be this file's or {others}'s. "
+                "To pay for another one, submit it with force."
+            )
+    return adoption
 
 
-def _marks(task: MediaEmbeddingTask) -> list[str]:
+def spells_of(fingerprint: str, sightings: Sequence[Sighting]) -> list[tuple[str | None, datetime, datetime | None]]:
+    """When a media file held a content: its URI then, from when, and until when.
+
+    Args:
+        fingerprint: The content.
+        sightings: What was told of the media file, oldest first.
+    """
+    spells: list[tuple[str | None, datetime, datetime | None]] = []
+    holding = False
+    for seen in sightings:
+        if content_of(seen.version) == fingerprint:
+            if not holding:
+                spells.append((seen.uri, seen.at, None))
+            holding = True
+        elif holding:
+            uri, start, _ = spells[-1]
+            spells[-1] = (uri, start, seen.at)
+            holding = False
+    return spells
+
+
+def _names_its_source(task: MediaEmbeddingTask) -> bool:
     media = task.media
-    if media is None:
-        return []
-    return [
-        *([without_query(media.input_url)] if media.input_url else []),
-        *([media.input_filename] if media.input_filename else []),
-    ]
+    return media is not None and bool(media.input_url or media.input_filename)
 
 
-def _fits(task: MediaEmbeddingTask, wanted: Sought) -> bool:
-    if task.model_name and task.model_name != wanted.request["model_name"]:
-        return False
-    if wanted.changed_at is not None and task.created_at is not None and task.created_at < wanted.changed_at:
-        return False
-    asked = wanted.request[wanted.request["input_type"]]
-    listed = task.media
-    return listed is None or (
-        _same(listed.embedding_options, asked["embedding_option"])
-        and _same(listed.embedding_scopes, asked["embedding_scope"])
+def _fits(task: MediaEmbeddingTask, wanted: Sought, clock_offset_sec: float) -> bool:
+    from embed_pipeline.client.matching import compare_request
+
+    at = None if task.created_at is None else task.created_at - timedelta(seconds=clock_offset_sec)
+    return any(
+        (at is None or spell.covers(at)) and compare_request(task, wanted.request, spell.marker) == "same"
+        for spell in wanted.spells
     )
 
 
-def _same(listed: Sequence[str] | None, asked: Sequence[str]) -> bool:
-    """Whether the list names what was asked for; what it leaves out says nothing."""
-    return not listed or set(listed) == set(asked)
+def _as_asked(task: MediaEmbeddingTask, wanted: Sought) -> bool:
+    """Whether it is a task with this request, as far as the list tells, whatever its source."""
+    from embed_pipeline.client.matching import Marker, compare_request
+
+    return compare_request(task, wanted.request, Marker()) == "unknown"
 
 
 def whole_seconds(at: datetime) -> datetime:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -12,10 +13,13 @@ from embed_pipeline.orchestration.blueprint import Blueprint
 from embed_pipeline.orchestration.discovery_plan import DiscoveryPlan, plan_discovery
 from embed_pipeline.orchestration.due import due_for_submission
 from embed_pipeline.orchestration.ledger import Ledger
+from embed_pipeline.orchestration.observations import media_materialization, media_observation
 from embed_pipeline.orchestration.ranges import contiguous_ranges, held_back
 from embed_pipeline.orchestration.runs import runs_of_asset
-from embed_pipeline.orchestration.submission import media_materialization, media_observation
 from embed_pipeline.orchestration.versions import version_tags
+
+if TYPE_CHECKING:
+    from embed_pipeline.media import Listing
 
 
 def build_media_discovery_sensor(
@@ -67,6 +71,7 @@ class Discovery:
             fingerprints,
             partitions,
             told,
+            unsure=_unsure(listing, partitions),
             limit=policy.new_files_per_tick,
             when_vanished=policy.when_a_file_vanishes,
         )
@@ -131,6 +136,13 @@ class Discovery:
             metadata={"embed_pipeline/state": "gone"},
             tags=version_tags(version),
         )
+
+
+def _unsure(listing: Listing, partitions: Sequence[str]) -> Collection[str]:
+    """The keys that must not be taken for gone. An empty library is more likely a disk that is not mounted."""
+    if not listing.files or listing.skipped.get("unreadable"):
+        return frozenset(partitions)
+    return listing.settling
 
 
 def _summary(files: int, plan: DiscoveryPlan, runs: int, later: int) -> str:

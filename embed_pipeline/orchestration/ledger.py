@@ -41,6 +41,21 @@ class LoggedResult:
     at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """What was told of a media file at one time.
+
+    Args:
+        version: Its fingerprint, or its version as gone.
+        uri: Where it was, without credentials; None for one that vanished.
+        at: When it was told.
+    """
+
+    version: str
+    uri: str | None
+    at: datetime
+
+
 class Ledger:
     """Reads the events of one pipeline from a Dagster instance; writes nothing.
 
@@ -136,6 +151,33 @@ class Ledger:
                 values = {name: value.value for name, value in observation.metadata.items()}
                 found.setdefault(observation.partition, values)
         return found
+
+    def sightings(self, keys: Collection[str]) -> dict[str, list[Sighting]]:
+        """Everything that was ever told of these media files, oldest first."""
+        found: dict[str, list[Sighting]] = {}
+        for event in self._events(self._names.media_files, keys, observations=True):
+            observation = event.asset_observation
+            if observation is None or observation.partition is None:
+                continue
+            version, uri = observation.tags.get(DATA_VERSION_TAG), observation.metadata.get("dagster/uri")
+            if version is not None:
+                sighting = Sighting(
+                    version,
+                    None if uri is None else str(uri.value),
+                    datetime.fromtimestamp(event.timestamp, tz=UTC),
+                )
+                found.setdefault(observation.partition, []).insert(0, sighting)
+        return found
+
+    def tasks_of_other_pipelines(self) -> set[str]:
+        """The versions of the tasks that serve the media files of the instance's other pipelines."""
+        own = self._names.embedding_tasks
+        return {
+            version
+            for asset_key in self._instance.get_asset_keys()
+            if asset_key.path[-1] == own.path[-1] and asset_key != own
+            for version in self._versions(asset_key, dg.DagsterEventType.ASSET_MATERIALIZATION).values()
+        }
 
     def position(self) -> int:
         """The storage id of the latest event of any kind that a state is read from; 0 before the first."""

@@ -36,10 +36,29 @@ def settle_submission(instance: dg.DagsterInstance, names: PipelineNames, run_id
     instance.add_run_tags(run_id, {names.submission_tag: SETTLED})
 
 
-def unsettled_windows(
+@dataclass(frozen=True, slots=True)
+class UnsettledRun:
+    """A run that may have created tasks of which no event tells.
+
+    Args:
+        run_id: The run.
+        window: When it may have created them.
+        ended_at: When its end was noticed; None if it never was.
+    """
+
+    run_id: str
+    window: Window
+    ended_at: datetime | None
+
+    def is_past(self, now: datetime) -> bool:
+        """Whether nothing that it sent can be answered any more."""
+        return self.ended_at is not None and now > self.ended_at + _LATEST_ANSWER
+
+
+def unsettled_runs(
     instance: dg.DagsterInstance, names: PipelineNames, *, own_run_id: str, now: datetime, lifetime: timedelta
-) -> list[Window]:
-    """When runs that did not settle were creating tasks; merged, earliest first.
+) -> list[UnsettledRun]:
+    """The runs that did not settle what they submitted.
 
     Args:
         instance: The Dagster instance.
@@ -51,15 +70,16 @@ def unsettled_windows(
     records = instance.get_run_records(
         dg.RunsFilter(tags={names.submission_tag: OPEN}, created_after=now - lifetime - _SKEW)
     )
-    windows = []
+    runs = []
     for record in records:
         if record.dagster_run.run_id == own_run_id:
             continue
         start = datetime.fromtimestamp(record.start_time, tz=UTC) if record.start_time else record.create_timestamp
-        end = datetime.fromtimestamp(record.end_time, tz=UTC) if record.end_time else now
+        ended_at = datetime.fromtimestamp(record.end_time, tz=UTC) if record.end_time else None
         # Its end is when its death was noticed; its last request may be answered a little later still.
-        windows.append(Window(start - _SKEW, min(end + _LATEST_ANSWER, now + _SKEW)))
-    return merged(windows)
+        window = Window(start - _SKEW, min((ended_at or now) + _LATEST_ANSWER, now + _SKEW))
+        runs.append(UnsettledRun(record.dagster_run.run_id, window, ended_at))
+    return runs
 
 
 def merged(windows: Sequence[Window]) -> list[Window]:

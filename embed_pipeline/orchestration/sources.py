@@ -12,6 +12,7 @@ from embed_pipeline.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from embed_pipeline.client import EmbedClient, MediaSource
+    from embed_pipeline.client.matching import Marker
     from embed_pipeline.media import MediaFile, MediaLibrary
 
 Delivery = Literal["auto", "url", "upload", "base64", "file"]
@@ -47,18 +48,37 @@ def delivery_for(file: MediaFile, wanted: Delivery, platform: str) -> Delivery:
     return "url"
 
 
-def upload_name(file: MediaFile, fingerprint: str, settings_digest: str) -> str:
+def upload_name(path: str, fingerprint: str, settings_digest: str) -> str:
     """A file name that no other upload has: it names the content and the settings, and keeps the ending."""
-    path = PurePosixPath(file.path)
-    return f"{path.stem[:80]}.{fingerprint[:12]}.{settings_digest}{path.suffix}"
+    name = PurePosixPath(path)
+    return f"{name.stem[:80]}.{fingerprint[:12]}.{settings_digest}{name.suffix}"
 
 
-def expected_mark(file: MediaFile, delivery: Delivery, fingerprint: str, settings_digest: str) -> str | None:
-    """What a task for this file would show in the list: a URL without query, or a file name. None for no mark."""
-    if delivery in {"file", "url"}:
-        return without_query(file.uri)
+def expected_marker(
+    file: MediaFile, delivery: Delivery, library: MediaLibrary, *, fingerprint: str, digest: str
+) -> Marker | None:
+    """What a task for this file would leave in the platform's list; None where that is nothing."""
+    from embed_pipeline.client.matching import Marker
+
+    if delivery == "file":
+        return Marker(url=file.uri)
+    if delivery == "url":
+        # The address that was sent may differ from the file's own, as an object's does from its https address.
+        return Marker(url=library.signed_url(file, expires_sec=3600) or file.uri)
     if delivery == "upload":
-        return upload_name(file, fingerprint, settings_digest)
+        return Marker(filename=upload_name(file.path, fingerprint, digest))
+    return None
+
+
+def former_marker(key: str, uri: str | None, delivery: Delivery, *, fingerprint: str, digest: str) -> Marker | None:
+    """What a task for the same content would have left under another name, which may be gone by now."""
+    from embed_pipeline.client.matching import Marker
+    from embed_pipeline.media import decode_partition_key
+
+    if delivery == "upload":
+        return Marker(filename=upload_name(decode_partition_key(key), fingerprint, digest))
+    if delivery != "base64" and uri is not None and urlsplit(uri).scheme in {"file", "http", "https"}:
+        return Marker(url=uri)
     return None
 
 
@@ -76,10 +96,14 @@ def prepare(
             raise ConfigurationError(f"{file.uri} has no URL that the platform can read. Set delivery to upload.")
         return PreparedSource(MediaSource(url=url), url=without_query(url))
     if delivery == "upload":
-        name = upload_name(file, fingerprint, digest)
-        with library.open(file) as stream:
-            asset_id = client.assets.upload(stream, filename=name, media_type=file.media_type)
-        return PreparedSource(MediaSource(asset_id=asset_id), filename=name)
+        name = upload_name(file.path, fingerprint, digest)
+        path = library.local_path(file)
+        if path is None:
+            raise ConfigurationError(
+                f"{file.uri} is not on this machine, so it cannot be uploaded. Set delivery to url."
+            )
+        asset = client.assets.upload(path, type=file.media_type, filename=name)
+        return PreparedSource(MediaSource(asset_id=asset.id), filename=name)
     with library.open(file) as stream:
         import base64
 

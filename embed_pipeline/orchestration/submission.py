@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from embed_pipeline.errors import EmbedPipelineError, MediaError
-from embed_pipeline.orchestration.adoption import Sought, adoptable, listed_tasks
 from embed_pipeline.orchestration.hindrances import Hindrances
 from embed_pipeline.orchestration.knowledge import gather_knowledge
 from embed_pipeline.orchestration.ledger import Ledger
+from embed_pipeline.orchestration.left_behind import LeftBehind
 from embed_pipeline.orchestration.measuring import candidates_for, measured, probe_all
 from embed_pipeline.orchestration.names import PipelineNames
-from embed_pipeline.orchestration.open_submissions import unsettled_windows
+from embed_pipeline.orchestration.observations import media_observation, outcome_observation
 from embed_pipeline.orchestration.policy import PipelinePolicy
 from embed_pipeline.orchestration.records import TaskRecord
 from embed_pipeline.orchestration.settings import EmbeddingSettings
 from embed_pipeline.orchestration.sources import (
     Delivery,
     delivery_for,
-    expected_mark,
     prepare,
     typed_request,
     without_query,
@@ -37,14 +35,11 @@ from embed_pipeline.orchestration.submission_plan import (
     minutes_spent,
     plan_submissions,
 )
-from embed_pipeline.orchestration.versions import Outcome, OutcomeState, version_tags
+from embed_pipeline.orchestration.versions import Outcome, OutcomeState, content_of, is_gone, version_tags
 
 if TYPE_CHECKING:
     from embed_pipeline.client import EmbedClient
     from embed_pipeline.media import MediaFile, MediaLibrary
-
-# A request that was on its way when its run died may take this long to show in the list.
-_LATE_ANSWER_SEC = 5.0
 
 
 @dataclass
@@ -117,6 +112,8 @@ class Submission:
         self._files: dict[str, MediaFile] = {}
         self._candidates: dict[str, Candidate] = {}
         self._media_event_ids: dict[str, int] = {}
+        self._missing: dict[str, str] = {}
+        self._refused: set[str] = set()
         self._report = SubmissionReport()
         self._hindrances = Hindrances()
         self._limit_reached: str | None = None
@@ -142,13 +139,22 @@ class Submission:
                 minutes_left_today=minutes_left,
             )
 
-        # Only what would be submitted is opened to learn its length; then limits are counted.
-        self._measure(decision.candidate.key for decision in plan() if decision.action is Action.SUBMIT)
+        # Only what would be submitted is opened to learn its length; then limits are counted. What a file really holds
+        # may tell it apart from one that it was to follow, which is then opened as well.
+        measured_keys: set[str] = set()
+        while new := [
+            decision.candidate.key
+            for decision in plan()
+            if decision.action is Action.SUBMIT and decision.candidate.key not in measured_keys
+        ]:
+            self._measure(new)
+            measured_keys.update(new)
         decisions = [decision for decision in plan() if decision.candidate.key not in self._report.failed]
+        self._reattach_what_is_gone()
         for decision in decisions:
             self._carry_out_without_platform(decision)
         to_submit = [decision for decision in decisions if decision.action is Action.SUBMIT]
-        to_submit = self._adopt(to_submit, claimed, now)
+        to_submit = self._adopt(to_submit, claimed, now, force=force)
         self._create(to_submit)
         self._follow(decisions)
         return self._report
@@ -158,7 +164,7 @@ class Submission:
             try:
                 self._files[key] = self.library.file(key)
             except MediaError as error:
-                self._refuse(key, None, str(error))
+                self._missing[key] = str(error)
         fingerprints = self.library.fingerprints(
             list(self._files.values()), on_problem=lambda file, error: self._refuse(file.key, None, str(error))
         )
@@ -171,6 +177,18 @@ class Submission:
             if told.get(key) != candidate.fingerprint:
                 self.log_event(media_observation(self.names, self._files[key], candidate.fingerprint))
         self._media_event_ids = dict(self.ledger.media_event_ids(list(self._candidates)))
+
+    def _reattach_what_is_gone(self) -> None:
+        """A file that vanished after its task was created keeps it, so that asking for all files does not fail."""
+        told, tasks = self.ledger.media_versions(), self.ledger.latest_tasks(self._missing)
+        self._media_event_ids.update(self.ledger.media_event_ids(list(self._missing)))
+        for key, message in self._missing.items():
+            version, task = told.get(key, ""), tasks.get(key)
+            if is_gone(version) and task is not None and task.fingerprint == content_of(version):
+                again = replace(task, how="re-attached", root_run_id=self.root_run_id, storage_id=None)
+                self._log_task(again, media_version=version)
+            else:
+                self._report.failed[key] = message
 
     def _minutes_left_today(self, now: datetime) -> float | None:
         if self.policy.max_minutes_per_day is None:
@@ -204,52 +222,34 @@ class Submission:
         elif decision.action is Action.REFUSE:
             self._refuse(key, decision.candidate.fingerprint, f"{self._files[key].path}: {decision.reason}")
 
-    def _adopt(self, decisions: list[Decision], claimed: frozenset[str], now: datetime) -> list[Decision]:
+    def _adopt(
+        self, decisions: list[Decision], claimed: frozenset[str], now: datetime, *, force: bool
+    ) -> list[Decision]:
         """Take over what runs that died have created, before anything new is."""
-        if not decisions:
-            return decisions
-        windows = unsettled_windows(
-            self.instance,
-            self.names,
-            own_run_id=self.run_id,
-            now=now,
+        search = LeftBehind(
+            names=self.names,
+            instance=self.instance,
+            ledger=self.ledger,
+            library=self.library,
+            client=self.client,
+            settings=self.settings,
             lifetime=timedelta(seconds=self.policy.result_lifetime_sec),
+            run_id=self.run_id,
+            log=self.log,
         )
-        if not windows:
-            return decisions
-        self._wait_for_late_answers()
-        sought = {}
+        deliveries = {key: delivery_for(file, self.delivery, self.platform) for key, file in self._files.items()}
+        found = search.look([d.candidate for d in decisions], self._files, deliveries, claimed, now=now)
+        left = []
         for decision in decisions:
-            file = self._files[decision.candidate.key]
-            mark = expected_mark(
-                file,
-                delivery_for(file, self.delivery, self.platform),
-                decision.candidate.fingerprint,
-                decision.candidate.settings_digest,
-            )
-            if mark is not None:
-                sought[decision.candidate.key] = Sought(
-                    mark=mark,
-                    request=self.settings.request(file.media_type),
-                    changed_at=None if file.modified is None else datetime.fromtimestamp(file.modified, tz=UTC),
-                )
-        found = adoptable(sought, listed_tasks(self.client, windows), claimed)
-        for decision in decisions:
-            task = found.get(decision.candidate.key)
+            key = decision.candidate.key
+            task, doubt = found.found.get(key), found.undecided.get(key)
             if task is not None:
                 self._log_task(self._record(decision, str(task.id), task.created_at or datetime.now(UTC), adopted=True))
-        return [decision for decision in decisions if decision.candidate.key not in found]
-
-    def _wait_for_late_answers(self) -> None:
-        died = [record.end_time for record in self._open_runs() if record.end_time is not None]
-        if died and (left := max(died) + _LATE_ANSWER_SEC - time.time()) > 0:
-            self.log(f"A run that was creating tasks died just now; waiting {left:.0f} s for what it had sent.")
-            time.sleep(left)
-
-    def _open_runs(self) -> Sequence[dg.RunRecord]:
-        return self.instance.get_run_records(
-            dg.RunsFilter(tags={self.names.submission_tag: "open"}), limit=5, order_by="id"
-        )
+            elif doubt is not None and not force:
+                self._report.failed[key] = f"{self._files[key].path}: {doubt}"
+            else:
+                left.append(decision)
+        return left
 
     def _create(self, decisions: Sequence[Decision]) -> None:
         """Create tasks, some at once; each is logged before a further request takes its place."""
@@ -327,8 +327,10 @@ class Submission:
                 )
             elif leader in self._report.held:
                 self._report.held[key] = self._report.held[leader]
+            elif leader in self._refused:
+                self._refuse(key, decision.candidate.fingerprint, self._report.failed[leader])
             else:
-                self._refuse(key, decision.candidate.fingerprint, self._report.failed.get(leader, decision.reason))
+                self._report.failed[key] = self._report.failed.get(leader, decision.reason)
 
     def _record(self, decision: Decision, task_id: str, submitted_at: datetime, *, adopted: bool) -> TaskRecord:
         candidate = decision.candidate
@@ -346,7 +348,7 @@ class Submission:
             media_uri=without_query(self._files[candidate.key].uri),
         )
 
-    def _log_task(self, record: TaskRecord) -> None:
+    def _log_task(self, record: TaskRecord, *, media_version: str | None = None) -> None:
         self.log_event(
             dg.AssetMaterialization(
                 self.names.embedding_tasks,
@@ -355,7 +357,11 @@ class Submission:
                 tags=version_tags(
                     record.version,
                     self.code_version,
-                    (self.names.media_files, record.fingerprint, self._media_event_ids.get(record.media)),
+                    (
+                        self.names.media_files,
+                        media_version or record.fingerprint,
+                        self._media_event_ids.get(record.media),
+                    ),
                 ),
             )
         )
@@ -364,45 +370,6 @@ class Submission:
     def _refuse(self, key: str, fingerprint: str | None, message: str) -> None:
         """Nothing was created for this content, and asking again would not change that."""
         self._report.failed[key] = message
+        self._refused.add(key)
         if fingerprint is not None:
             self.log_event(outcome_observation(self.names, key, Outcome(OutcomeState.REFUSED, 1, fingerprint), message))
-
-
-def media_observation(names: PipelineNames, file: MediaFile, version: str) -> dg.AssetObservation:
-    """The event that tells a media file's content: its fingerprint as the data version."""
-    return dg.AssetObservation(
-        names.media_files, partition=file.key, metadata=_media_metadata(file), tags=version_tags(version)
-    )
-
-
-def media_materialization(names: PipelineNames, file: MediaFile, version: str) -> dg.AssetMaterialization:
-    """The same told once more, for people: Dagster's UI calls a partition that was only ever observed missing.
-
-    Nothing reads it back. Dagster judges staleness downstream of an external asset by observations alone.
-    """
-    return dg.AssetMaterialization(
-        names.media_files, partition=file.key, metadata=_media_metadata(file), tags=version_tags(version)
-    )
-
-
-def _media_metadata(file: MediaFile) -> dict[str, Any]:
-    return {
-        "dagster/uri": without_query(file.uri),
-        "embed_pipeline/path": file.path,
-        "embed_pipeline/media_type": file.media_type,
-        **({} if file.size is None else {"dagster/size_bytes": file.size}),
-    }
-
-
-def outcome_observation(names: PipelineNames, key: str, outcome: Outcome, message: str) -> dg.AssetObservation:
-    """The event that tells why a media file has no result, with the words of whoever refused it."""
-    return dg.AssetObservation(
-        names.embedding_tasks,
-        partition=key,
-        metadata={
-            "embed_pipeline/error": message,
-            "embed_pipeline/state": outcome.state.value,
-            "embed_pipeline/attempt": outcome.attempt,
-        },
-        tags=version_tags(str(outcome)),
-    )
