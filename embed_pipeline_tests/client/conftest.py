@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from embed_pipeline.client import EmbedClient, RetryPolicy, VideoInputRequest
+from embed_pipeline_tests.client.asyncio_client import AsyncioClient
 from embed_pipeline_tests.client.scripted_server import ScriptedServer, serving
 
 QUICK = RetryPolicy(
@@ -19,9 +20,9 @@ def platform() -> Iterator[ScriptedServer]:
         yield server
 
 
-@pytest.fixture
-def client(platform: ScriptedServer) -> Iterator[EmbedClient]:
-    with EmbedClient(api_key="tlk_secret", base_url=platform.base_url, retries=QUICK, timeout=0.5) as embed_client:
+@pytest.fixture(params=[EmbedClient, AsyncioClient], ids=["threads", "asyncio"])
+def client(platform: ScriptedServer, request: pytest.FixtureRequest) -> Iterator[EmbedClient]:
+    with request.param(api_key="tlk_secret", base_url=platform.base_url, retries=QUICK, timeout=0.5) as embed_client:
         yield embed_client
 
 

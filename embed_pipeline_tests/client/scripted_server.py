@@ -48,6 +48,7 @@ class ScriptedServer:
     echo_url: Callable[[str], str] = str
     hides_metadata: bool = False
     ignores_page: bool = False
+    extension: Callable[[Handler], bool] | None = None
     before_list: Callable[[int], None] | None = None
     address: str = ""
 
@@ -90,6 +91,7 @@ class ScriptedServer:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     platform: ScriptedServer
     recorded: Recorded
 
@@ -152,12 +154,23 @@ class Handler(BaseHTTPRequestHandler):
         if self.platform.posts:
             self.platform.posts.popleft()(self)
             return
-        created(self)
+        if not self._extended():
+            created(self)
+
+    def do_PUT(self) -> None:
+        self._take()
+        if not self._extended():
+            self.answer(404)
+
+    def _extended(self) -> bool:
+        return self.platform.extension is not None and self.platform.extension(self)
 
     def do_GET(self) -> None:
         self._take()
         if self.platform.gets:
             self.platform.gets.popleft()(self)
+            return
+        if self._extended():
             return
         path = self.recorded.path
         if path == "/v1.3/embed-v2/tasks":

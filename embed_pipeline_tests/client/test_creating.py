@@ -83,7 +83,7 @@ AMBIGUOUS = {
     "502 with HTML": answering(502, b"<html>Bad gateway</html>", content_type="text/html"),
     "503 with Retry-After": answering(503, b"", {"Retry-After": "0"}),
     "reset before the answer": resetting,
-    "silence": silent_for(0.8),
+    "silence": silent_for(0.6),
 }
 
 
