@@ -93,6 +93,7 @@ def test_hidden_files_sidecars_and_others_are_not_media(folder):
     listing = library(folder).list()
     assert [file.path for file in listing.files] == ["film.mp4"]
     assert listing.skipped == {"unsupported": 5, "hidden": 2}
+    assert listing.settling == frozenset()
 
 
 def test_a_file_that_was_just_written_waits_for_the_next_listing(folder):
@@ -101,6 +102,7 @@ def test_a_file_that_was_just_written_waits_for_the_next_listing(folder):
     listing = library(folder, settle_seconds=5).list()
     assert [file.path for file in listing.files] == ["old.mp4"]
     assert listing.skipped == {"settling": 1}
+    assert listing.settling == {"new.mp4"}, "it has not vanished"
     assert len(library(folder, settle_seconds=5).list(now=time.time() + 10).files) == 2
 
 
