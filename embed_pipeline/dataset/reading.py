@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
 Source = Literal["auto", "segments", "snapshot"]
 _AT_ONCE = 8
-_BATCH_ROWS = 10_000
-_READAHEAD = 2
+_GROUPS_AT_ONCE = 2
 _ATTEMPTS = 3
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -247,34 +246,30 @@ def _stream_segments(
 def _stream_snapshot(
     dataset: EmbeddingDataset, current: Snapshot, wants: SegmentFilter, names: list[str] | None, *, mix_spaces: bool
 ) -> Iterator[pa.Table]:
-    import pyarrow as pa
     import pyarrow.dataset as pads
     from pyarrow.fs import LocalFileSystem
 
     files = [file for file in current.files if wants.space in (None, file.space) and _may_hold(file, wants)]
     if not mix_spaces:
         refuse_mixture(dataset.root, (file.space for file in current.files if wants.space in (None, file.space)))
-    storage = dataset.storage
+    storage, expression = dataset.storage, wants.expression()
+    filesystem = LocalFileSystem() if storage.is_local else storage.filesystem
     for file in files:
         dimension = int(file.space.rpartition("-")[2])
         try:
-            opened = pads.dataset(
-                storage.full(file.path),
-                format="parquet",
-                filesystem=LocalFileSystem() if storage.is_local else storage.filesystem,
-            )
-            batches = opened.to_batches(
-                columns=None if names is None else [name for name in names if name in opened.schema.names],
-                filter=wants.expression(),
-                batch_size=_BATCH_ROWS,
-                batch_readahead=_READAHEAD,
-                fragment_readahead=1,
-            )
-            for batch in batches:
-                if batch.num_rows:
-                    table = conform(pa.Table.from_batches([batch]), dimension)
-                    table = table if names is None else table.select(names)
-                    yield with_space(table, file.space) if mix_spaces else table
+            opened = pads.dataset(storage.full(file.path), format="parquet", filesystem=filesystem)
+            columns = None if names is None else [name for name in names if name in opened.schema.names]
+
+            def read(group: pads.Fragment, columns: list[str] | None = columns) -> pa.Table:
+                return group.to_table(columns=columns, filter=expression, use_threads=False)
+
+            # Row group by row group, since a scanner would hold much of the file in advance.
+            groups = [group for whole in opened.get_fragments() for group in whole.split_by_row_group(expression)]
+            for table in ahead(read, groups, at_once=_GROUPS_AT_ONCE):
+                if len(table):
+                    rows = conform(table, dimension)
+                    rows = rows if names is None else rows.select(names)
+                    yield with_space(rows, file.space) if mix_spaces else rows
         except FileNotFoundError:
             raise SnapshotRetiredError(
                 f"Snapshot {current.snapshot_id} of {dataset.root} was retired while it was read; read again, "
@@ -314,11 +309,11 @@ def _files_of(dataset: EmbeddingDataset, wants: SegmentFilter) -> Iterator[Segme
                     yield file
 
 
-def ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+def ahead(work: Callable[[Item], Result], items: Iterable[Item], *, at_once: int = _AT_ONCE) -> Iterator[Result]:
     """Maps in threads, in order, and never more than a few results ahead of who takes them."""
     waiting = iter(items)
-    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="dataset") as pool:
-        pending = [pool.submit(work, item) for item in islice(waiting, _AT_ONCE)]
+    with ThreadPoolExecutor(at_once, thread_name_prefix="dataset") as pool:
+        pending = [pool.submit(work, item) for item in islice(waiting, at_once)]
         try:
             while pending:
                 result = pending.pop(0).result()
