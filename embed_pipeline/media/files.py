@@ -29,7 +29,8 @@ class MediaFile:
         path: Path within the library, with `/` between folders.
         uri: Where it is (`file:///…`, `s3://…`, `https://…`), without credentials or query.
         size: Bytes, or None where the library does not tell (a manifest of URLs).
-        modified: When it was last written, in seconds since 1970, or None where the library does not tell.
+        modified: Since when its content may have been what it is, in seconds since 1970; None where the library does
+            not tell.
         version: The store's own mark of this content (an ETag), or None where there is none.
         media_type: What its name says it is.
         suffix: The ending of its name in lower case, with the dot.

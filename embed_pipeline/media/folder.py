@@ -211,7 +211,8 @@ class FolderStore:
             path=path,
             uri=self._uri + quote_from_bytes(os.fsencode(path)),
             size=status.st_size,
-            modified=status.st_mtime,
+            # A moved or copied file may bring an old time of writing with it; its inode tells since when it lies here.
+            modified=max(status.st_mtime, status.st_ctime),
             version=None,
             media_type=media_type_of(suffix),
             suffix=suffix,

@@ -37,6 +37,7 @@ def plan_discovery(
     partitions: Collection[str],
     told: Mapping[str, str],
     *,
+    unsure: Collection[str] = (),
     limit: int,
     when_vanished: Literal["keep", "retire"],
 ) -> DiscoveryPlan:
@@ -47,6 +48,8 @@ def plan_discovery(
         fingerprints: The content of those that were read so far.
         partitions: The partition keys there are.
         told: The latest version that was logged for each key.
+        unsure: The keys that are not listed and may be there all the same: files that are being written, or all of them
+            where part of the library cannot be read.
         limit: New and changed keys in one tick, at the most.
         when_vanished: What becomes of a file that is no longer in the library.
     """
@@ -54,16 +57,14 @@ def plan_discovery(
     due = [key for key in listed if key in fingerprints and (key not in known or told.get(key) != fingerprints[key])]
     now = due[:limit]
     observe = {key: fingerprints[key] for key in now}
-    missing = [key for key in partitions if key not in present]
-    for key in missing:
-        version = told.get(key)
-        if version is None or not is_gone(version):
-            observe[key] = gone_version(version)
+    missing = [key for key in partitions if key not in present and key not in unsure]
+    unmarked = [key for key in missing if not is_gone(told.get(key, ""))]
+    observe |= {key: gone_version(told.get(key)) for key in unmarked[: limit - len(now)]}
     # A file is retired a tick after it was seen to be gone: by then a renamed one is known by its new name.
     retire = [key for key in missing if when_vanished == "retire" and is_gone(told.get(key, ""))]
     return DiscoveryPlan(
         add=tuple(key for key in now if key not in known),
         observe=observe,
         retire=tuple(retire),
-        left=len(due) - len(now) + sum(key not in fingerprints for key in listed),
+        left=len(due) + len(unmarked) - len(observe) + sum(key not in fingerprints for key in listed),
     )
