@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from embed_pipeline.emulator.validation import DIMENSIONS, MODELS
+from embed_pipeline.emulator.validation import DIMENSIONS, MODELS, OPTIONS
 
 Schema = dict[str, Any]
 _ID = {"type": "string", "pattern": "^[0-9a-f]{24}$"}
 _TIME = {"type": "string", "format": "date-time"}
+_SECONDS = {"type": "number", "minimum": 0, "maximum": 10**6}
 _STATUS = {"type": "string", "enum": ["processing", "ready", "failed"]}
 
 
@@ -37,44 +38,48 @@ def _cut(name: str, highest: int) -> Schema:
     return _object({name: {"type": "integer", "minimum": 2, "maximum": highest}}, name, closed=True)
 
 
-def _schemas() -> Schema:
-    strategy = {"type": "string", "enum": ["fixed", "dynamic"]}
-    flat = {"strategy": strategy, "fixed": _cut("duration_sec", 10), "dynamic": _cut("min_duration_sec", 5)}
-    source = _object(
-        {
-            "url": {"type": "string", "format": "uri"},
-            "base64_string": {"type": "string"},
-            "asset_id": {"type": "string"},
-        },
-        closed=True,
+def _segmentation(*strategies: str) -> Schema:
+    """One shape for every strategy; the object named like the strategy comes with it, no other may."""
+    cuts = {"fixed": _cut("duration_sec", 10), "dynamic": _cut("min_duration_sec", 5)}
+    shapes = [
+        _object({"strategy": {"const": name}, name: cuts[name]}, "strategy", name, closed=True) for name in strategies
+    ]
+    return {"oneOf": shapes}
+
+
+def _source() -> Schema:
+    url = {"type": "string", "pattern": r"^(https?://[a-z0-9-]+\.[a-z]+|file://)/[!-~]*$"}
+    text = {"type": "string", "minLength": 1}
+    named = {"url": url, "base64_string": text, "asset_id": text}
+    return {"oneOf": [_object({name: schema}, name, closed=True) for name, schema in named.items()]}
+
+
+def _create(model: str, kind: str) -> Schema:
+    """What a create takes, for one model and one input type."""
+    newer = model == "marengo3.5"
+    strategies = ("fixed",) if kind == "audio" and not newer else ("fixed", "dynamic")
+    cut = _segmentation(*strategies)
+    timed = _object(
+        {"start": _SECONDS, "end": _SECONDS, "text": {"type": "string"}}, "start", "end", "text", closed=True
     )
-    source |= {"minProperties": 1, "maxProperties": 1}
     media = {
-        "media_source": source,
-        "start_sec": {"type": "number", "minimum": 0},
-        "end_sec": {"type": "number", "minimum": 0},
-        "segmentation": _object({**flat, "temporal": _object(flat, "strategy", closed=True)}, closed=True),
-        "embedding_scope": _words("clip", "asset", "local"),
+        "media_source": _source(),
+        "start_sec": _SECONDS,
+        "end_sec": _SECONDS | {"description": "Greater than start_sec."},
+        "segmentation": _object({"temporal": cut}, "temporal", closed=True) if newer else cut,
+        "embedding_option": _words(*OPTIONS[model, kind]),
+        "embedding_scope": _words("clip", "asset", *(["local"] if newer else [])),
         "embedding_type": _words("separate_embedding", "fused_embedding"),
-        "time_based_metadata": _list_of(
-            _object(
-                {"start": {"type": "number"}, "end": {"type": "number"}, "text": {"type": "string"}},
-                "start",
-                "end",
-                "text",
-                closed=True,
-            )
-        ),
     }
-    options = {"video": _words("visual", "audio", "transcription"), "audio": _words("audio", "transcription")}
-    create = {
-        "input_type": {"type": "string", "enum": ["audio", "video"]},
-        "model_name": {"type": "string", "enum": list(MODELS), "default": MODELS[0]},
-        "embedding_dimension": {"type": "integer", "enum": list(DIMENSIONS)},
-        "embedding_uncertainty": {"type": "boolean"},
-    }
-    for kind, words in options.items():
-        create[kind] = _object({**media, "embedding_option": words}, "media_source", closed=True)
+    top: Schema = {"input_type": {"const": kind}, "model_name": {"const": model}}
+    if newer:
+        media["time_based_metadata"] = _list_of(timed)
+        top |= {"embedding_dimension": {"enum": list(DIMENSIONS)}, "embedding_uncertainty": {"type": "boolean"}}
+    top[kind] = _object(media, "media_source", closed=True)
+    return _object(top, "input_type", kind, *(["model_name"] if newer else []), closed=True)
+
+
+def _schemas() -> Schema:
     flat_error = _object(
         {"code": {"type": "string"}, "message": {"type": "string"}, "docs_url": {"type": "string"}}, "code", "message"
     )
@@ -108,7 +113,7 @@ def _schemas() -> Schema:
     task = {"_id": _ID, "status": _STATUS, "created_at": _TIME, "updated_at": _TIME}
     return {
         "Error": {"anyOf": [flat_error, nested_error]},
-        "CreateTask": _object(create, "input_type", closed=True),
+        "CreateTask": {"oneOf": [_create(model, kind) for model in MODELS for kind in ("video", "audio")]},
         "CreatedTask": _object({"_id": _ID, "status": _STATUS, "data": {"type": "null"}}, "_id", "status"),
         "Task": _object(
             {

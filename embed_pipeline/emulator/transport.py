@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import httpx
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message
 
 Serve = Callable[[httpx.Request, bytes], "Future[httpx.Response]"]
 """Takes a request and its body to the loop that serves it."""
@@ -76,7 +76,7 @@ async def respond(application: ASGIApp, request: httpx.Request, body: bytes) -> 
         await gone.wait()
         return {"type": "http.disconnect"}
 
-    async def send(message: dict[str, Any]) -> None:
+    async def send(message: Message) -> None:
         nonlocal status, headers, complete
         if message["type"] == "http.response.start":
             status, headers = message["status"], message["headers"]

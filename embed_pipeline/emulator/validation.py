@@ -17,7 +17,7 @@ from embed_pipeline.emulator.settings import Switches
 
 MODELS = ("marengo3.0", "marengo3.5")
 DIMENSIONS = (128, 256, 512)
-_OPTIONS = {
+OPTIONS = {
     ("marengo3.0", "video"): ("visual", "audio", "transcription"),
     ("marengo3.0", "audio"): ("audio", "transcription"),
     ("marengo3.5", "video"): ("visual", "audio"),
@@ -205,7 +205,7 @@ class _Rules:
         return start, end
 
     def options(self, media: dict[str, Any], model: str, input_type: str) -> tuple[str, ...]:
-        allowed = _OPTIONS[model, input_type]
+        allowed = OPTIONS[model, input_type]
         chosen = media.get("embedding_option")
         if model == "marengo3.5" and isinstance(chosen, list) and "transcription" in chosen:
             raise Refusal(

@@ -98,6 +98,8 @@ class Workers:
             timeout: How long to wait in all, in seconds.
         """
         with self._wake:
+            if self._stopping:
+                return
             self._stopping = True
             self._wake.notify_all()
         for thread in self._threads:
@@ -118,7 +120,7 @@ class Workers:
                 _log.exception("A worker could not use the task store; it goes on in a second.")
                 seen = -1
             with self._wake:
-                if self._news == seen or seen < 0:
+                if not self._stopping and (self._news == seen or seen < 0):
                     self._wake.wait(timeout=1.0)
 
     def _work(self, task: Task) -> None:

@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import quote
+
+import httpx
+import numpy as np
+import pytest
+
+from embed_pipeline.emulator import EmulatorSettings, Switches, Timing
+from embed_pipeline.emulator.results import EmbeddingResult
+from embed_pipeline.emulator.server import Emulator, listen, main
+from embed_pipeline.errors import ConfigurationError
+from embed_pipeline_tests.emulator.conftest import TASKS, video_request
+
+INSTANT = ("--engine", "instant", "--instant-duration", "60")
+pytestmark = pytest.mark.server
+
+
+@contextmanager
+def process(*arguments: str):
+    """An emulator as a process of its own; yields it and a client of it."""
+    command = [sys.executable, "-m", "embed_pipeline.emulator", *arguments]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        address = running.stdout.readline().strip()
+        assert address.startswith("http://127.0.0.1:"), running.stderr.read()
+        with httpx.Client(base_url=address, headers={"x-api-key": "k"}) as http:
+            yield running, http
+    finally:
+        running.kill()
+        running.wait()
+        running.stdout.close()
+        running.stderr.close()
+
+
+def wait_until(question, seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not question():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_it_prints_its_address_and_ends_in_order():
+    with process(*INSTANT) as (running, http):
+        assert http.get(TASKS).status_code == 200
+        assert str(http.base_url).rstrip("/").endswith("/v1.3")
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(timeout=20) == 0
+        assert running.stdout.read() == ""
+
+
+def test_a_killed_emulator_loses_nothing(tmp_path):
+    state = ("--state", str(tmp_path / "state"))
+    with process(*INSTANT, *state, "--hold") as (running, http):
+        ids = [http.post(TASKS, json=video_request()).json()["_id"] for _ in range(3)]
+        control = str(http.base_url).replace("/v1.3", "/_emulator")
+        httpx.post(f"{control}tasks/{ids[0]}/release")
+        wait_until(lambda: http.get(f"{TASKS}/{ids[0]}").json()["status"] == "ready")
+        before = http.get(f"{TASKS}/{ids[0]}").json()
+        running.send_signal(signal.SIGKILL)
+        running.wait()
+    with process(*INSTANT, *state) as (_, http):
+        assert http.get(f"{TASKS}/{ids[0]}").json() == before
+        assert [item["_id"] for item in http.get(TASKS).json()["data"]] == ids[::-1]
+
+
+def test_work_that_was_interrupted_is_taken_up_again(tmp_path):
+    settings = EmulatorSettings(state=tmp_path / "state", media_root=tmp_path, workers=1)
+    (tmp_path / "a.mp4").touch()
+    stop = threading.Event()
+
+    def never(path, request):
+        stop.wait(30)
+        raise RuntimeError("interrupted")
+
+    with Emulator(settings, compute=never) as server, httpx.Client(headers={"x-api-key": "k"}) as http:
+        url = f"{server.base_url}{TASKS}"
+        task_id = http.post(url, json=video_request(f"file://{tmp_path}/a.mp4")).json()["_id"]
+        wait_until(lambda: server.platform.store.get(task_id).work == "working")
+        # Requests are answered although the only worker is busy.
+        assert http.get(f"{url}/{task_id}").json()["status"] == "processing"
+        server.platform.workers.stop(timeout=0.01)
+    stop.set()
+
+    with Emulator(settings, compute=one_row) as server, httpx.Client(headers={"x-api-key": "k"}) as http:
+        url = f"{server.base_url}{TASKS}/{task_id}"
+        wait_until(lambda: http.get(url).json()["status"] == "ready")
+
+
+def one_row(path: Path | None, request) -> EmbeddingResult:
+    return EmbeddingResult(
+        engine="stand-in",
+        duration_sec=30.0,
+        labels=(("visual", "asset"),),
+        start_sec=np.array([0.0]),
+        end_sec=np.array([30.0]),
+        vectors=np.full((1, 512), 512**-0.5, np.float32),
+        uncertainty=None,
+        missing={"audio": "there is none"},
+    )
+
+
+def test_an_engine_that_breaks_fails_the_task_and_not_the_worker(tmp_path):
+    media = tmp_path / "a.mp4"
+    media.touch()
+    calls = []
+
+    def breaks_once(path, request):
+        calls.append(path)
+        if len(calls) == 1:
+            raise ZeroDivisionError
+        return one_row(path, request)
+
+    settings = EmulatorSettings(media_root=tmp_path, workers=1, switches=Switches(missing_modality="fail"))
+    for switches, last in ((Switches(), "ready"), (Switches(missing_modality="fail"), "failed")):
+        calls.clear()
+        with Emulator(replace(settings, switches=switches), compute=breaks_once) as server:
+            http = httpx.Client(base_url=server.base_url, headers={"x-api-key": "k"})
+            ids = [http.post(TASKS, json=video_request(f"file://{media}")).json()["_id"] for _ in range(2)]
+            wait_until(lambda: not server.platform.store.unfinished())
+            first, second = (http.get(f"{TASKS}/{task_id}").json() for task_id in ids)
+            assert (first["status"], second["status"]) == ("failed", last)
+            assert first["error"]["message"] == "The embedding task failed. Please try again later."
+
+
+def test_real_media_is_embedded_by_the_real_engine(media_folder):
+    url = f"file://{quote(str(media_folder / 'silent film.mp4'))}"
+    with Emulator(EmulatorSettings(media_root=media_folder, workers=1)) as server:
+        http = httpx.Client(base_url=server.base_url, headers={"x-api-key": "k"})
+        cut = {"segmentation": {"strategy": "fixed", "fixed": {"duration_sec": 5}}}
+        task_id = http.post(TASKS, json=video_request(url, **cut)).json()["_id"]
+        broken = http.post(TASKS, json=video_request(f"file://{media_folder}/text.mp4")).json()["_id"]
+        wait_until(lambda: not server.platform.store.unfinished(), 60)
+        done = http.get(f"{TASKS}/{task_id}").json()
+        assert done["status"] == "ready"
+        # The film is silent: what it lacks is left out, as the metadata's engine says who looked.
+        assert {row["embedding_option"] for row in done["data"]} == {"visual"}
+        assert done["metadata"]["embedding_engine"].startswith("signal-")
+        spans = [(row["start_sec"], row["end_sec"]) for row in done["data"] if row["embedding_scope"] == "clip"]
+        assert [start for start, _ in spans] == [0.0, 5.0, 10.0]
+        assert spans[-1][1] == pytest.approx(12.0, abs=0.25)
+        failed = http.get(f"{TASKS}/{broken}").json()
+        assert failed["error"]["message"].startswith("We could not process your media")
+
+
+def test_a_taken_port_is_one_clear_sentence(capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["--port", str(port), *INSTANT]) == 2
+    told = capsys.readouterr().err
+    assert f"port {port}" in told
+    assert told.count("\n") == 1
+
+
+def test_two_emulators_do_not_share_a_state_folder(tmp_path, capsys):
+    with Emulator(EmulatorSettings(state=tmp_path)):
+        assert main(["--state", str(tmp_path), *INSTANT]) == 2
+    assert "in use by another emulator" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["--media-root", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["--faults", "/nowhere/faults.json"], "/nowhere/faults.json"),
+        (["--switch", "colour=red"], "colour"),
+        (["--switch", "gzip=perhaps"], "true or false"),
+        (["--switch", "error_shape=round"], "nested"),
+        (["--host", "300.1.1.1"], "300.1.1.1"),
+        (["--state", "/proc/none"], "/proc/none"),
+    ],
+)
+def test_an_argument_that_makes_no_sense_is_named(arguments, names, capsys):
+    assert main([*INSTANT, *arguments]) == 2
+    assert names in capsys.readouterr().err
+
+
+def test_fault_files_and_switches_are_read(tmp_path):
+    faults = tmp_path / "faults.json"
+    faults.write_text('{"seed": 7, "faults": [{"kind": "status", "status": 429, "on": "create", "retry_after": 3}]}')
+    with process(*INSTANT, "--faults", str(faults), "--switch", "error_shape=flat") as (_, http):
+        answer = http.post(TASKS, json=video_request())
+        assert (answer.status_code, answer.headers["retry-after"]) == (429, "3")
+        assert answer.json()["code"] == "too_many_requests"
+
+
+def test_other_machines_are_warned_about():
+    with pytest.warns(UserWarning, match="made for this machine alone"):
+        listen("0.0.0.0", 0).close()
+
+
+def test_an_emulator_in_a_thread_starts_stops_and_cleans_up():
+    server = Emulator(EmulatorSettings(engine="instant", instant_duration_sec=60, timing=Timing(after_sec=1)))
+    with pytest.raises(ConfigurationError, match="start"):
+        _ = server.base_url
+    with server:
+        folder = server.platform.folder
+        assert httpx.get(f"{server.control_url}/status").json()["engine"] == "instant"
+        assert folder.is_dir()
+    assert not folder.exists()
+    with server:
+        assert httpx.get(f"{server.control_url}/status").status_code == 200
