@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from embed_pipeline.orchestration.blueprint import Blueprint
 from embed_pipeline.orchestration.discovery_plan import DiscoveryPlan, plan_discovery
-from embed_pipeline.orchestration.due import due_for_submission
 from embed_pipeline.orchestration.ledger import Ledger
-from embed_pipeline.orchestration.observations import media_materialization, media_observation
-from embed_pipeline.orchestration.ranges import contiguous_ranges, held_back
-from embed_pipeline.orchestration.runs import runs_of_asset
+from embed_pipeline.orchestration.observations import media_materialization, media_observation, retirement
+from embed_pipeline.orchestration.submission_requests import SubmissionPlanner, SubmissionRequests
 from embed_pipeline.orchestration.versions import version_tags
 
 if TYPE_CHECKING:
-    from embed_pipeline.media import Listing
+    from embed_pipeline.media import Listing, MediaLibrary
 
 
 def build_media_discovery_sensor(
@@ -72,6 +70,7 @@ class Discovery:
             partitions,
             told,
             unsure=_unsure(listing, partitions),
+            needed=self._needed(fingerprints),
             limit=policy.new_files_per_tick,
             when_vanished=policy.when_a_file_vanishes,
         )
@@ -80,12 +79,14 @@ class Discovery:
             if key in files:
                 events.append(media_materialization(names, files[key], version))
             events.append(media_observation(names, files[key], version) if key in files else self._gone(key, version))
-        if plan.retire:
-            dataset = self._blueprint.store_resource(self._context.resources).dataset()
-            for key in plan.retire:
-                dataset.delete(key)
-        requests, later = self._submissions(plan, partitions, told) if policy.submit_automatically else ([], 0)
-        summary = _summary(len(files), plan, len(requests), later)
+        self._retire(plan)
+        wanted = SubmissionRequests()
+        if policy.submit_automatically:
+            wanted = self._submissions(plan, partitions, library, deadline)
+            if wanted.watermark is not None:
+                self._context.update_cursor(str(wanted.watermark))
+        requests = [dg.RunRequest(tags=dict(tags)) for tags in wanted.ranges]
+        summary = _summary(len(files), plan, wanted)
         self._context.log.info(summary)
         if not (events or plan.add or plan.retire or requests):
             return dg.SkipReason(summary)
@@ -98,36 +99,46 @@ class Discovery:
             ],
         )
 
+    def _needed(self, fingerprints: Mapping[str, str]) -> set[str]:
+        """The contents that are in the library and not in the dataset under their present name."""
+        if self._blueprint.policy.when_a_file_vanishes == "keep":
+            return set()
+        tasks, embedded = self._ledger.task_versions(), self._ledger.embedded_versions()
+        return {
+            fingerprint
+            for key, fingerprint in fingerprints.items()
+            if key not in embedded or embedded[key] != tasks.get(key)
+        }
+
+    def _retire(self, plan: DiscoveryPlan) -> None:
+        """Remove what the dataset has of retired files.
+
+        Each is told before it is done: a file that comes back is then pending, and never taken for embedded.
+        """
+        if not plan.retire:
+            return
+        dataset = self._blueprint.store_resource(self._context.resources).dataset()
+        for key in plan.retire:
+            self._context.instance.report_runless_asset_event(retirement(self._blueprint.names, key))
+            dataset.delete(key)
+
     def _submissions(
-        self, plan: DiscoveryPlan, partitions: Sequence[str], told: Mapping[str, str]
-    ) -> tuple[list[dg.RunRequest], int]:
-        policy, names, now = self._blueprint.policy, self._blueprint.names, datetime.now(UTC)
-        order = [key for key in partitions if key not in set(plan.retire)] + list(plan.add)
-        # What this tick is about to tell counts as told: daemon and database will have it before the run starts.
-        event_ids = dict(self._ledger.media_event_ids())
-        newest = max(event_ids.values(), default=0) + max(self._ledger.task_event_ids().values(), default=0) + 1
-        due = due_for_submission(
-            order,
-            {**told, **plan.observe},
-            {**event_ids, **dict.fromkeys(plan.observe, newest)},
-            self._ledger.task_event_ids(),
-            self._ledger.task_versions(),
-            self._ledger.outcomes(),
-            max_attempts=policy.max_attempts,
+        self, plan: DiscoveryPlan, partitions: Sequence[str], library: MediaLibrary, deadline: float
+    ) -> SubmissionRequests:
+        retired = set(plan.retire)
+        return SubmissionPlanner(
+            blueprint=self._blueprint,
+            instance=self._context.instance,
+            library=library,
+            now=datetime.now(UTC),
+            budget_sec=max(deadline - time.monotonic(), 1.0),
+        ).request(
+            [key for key in partitions if key not in retired] + list(plan.add),
+            # What this tick is about to tell counts as told: daemon and database will have it before the run starts.
+            observed=plan.observe,
+            cursor=self._context.cursor,
+            most_runs=self._blueprint.policy.runs_per_tick,
         )
-        runs = runs_of_asset(
-            self._context.instance,
-            names.embedding_tasks,
-            [names.submit_job],
-            order,
-            since=now - timedelta(hours=6),
-        )
-        waiting = held_back(runs.failed, policy.retry_backoff_sec, now)
-        wanted = [key for key in due if key not in runs.in_flight and key not in waiting]
-        ranges = contiguous_ranges(wanted, order, policy.partitions_per_run)
-        chosen = ranges[: policy.runs_per_tick]
-        later = len(due) - sum(len(some.keys) for some in chosen)
-        return [dg.RunRequest(tags=some.tags) for some in chosen], later
 
     def _gone(self, key: str, version: str) -> dg.AssetObservation:
         return dg.AssetObservation(
@@ -145,7 +156,7 @@ def _unsure(listing: Listing, partitions: Sequence[str]) -> Collection[str]:
     return listing.settling
 
 
-def _summary(files: int, plan: DiscoveryPlan, runs: int, later: int) -> str:
+def _summary(files: int, plan: DiscoveryPlan, wanted: SubmissionRequests) -> str:
     changed = len(plan.observe) - len(plan.add) - len(plan.vanished)
     parts = [
         f"{files} media files",
@@ -154,7 +165,8 @@ def _summary(files: int, plan: DiscoveryPlan, runs: int, later: int) -> str:
         f"{len(plan.vanished)} vanished",
         *([f"{len(plan.retire)} retired"] if plan.retire else []),
         *([f"{plan.left} left for the next tick"] if plan.left else []),
-        *([f"{runs} runs requested"] if runs else []),
-        *([f"{later} wait for their turn"] if later else []),
+        *wanted.notes,
+        *([f"{len(wanted.ranges)} runs requested"] if wanted.ranges else []),
+        *([f"{wanted.later} wait for their turn"] if wanted.later else []),
     ]
     return ", ".join(parts) + "."

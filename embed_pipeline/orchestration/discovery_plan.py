@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from embed_pipeline.orchestration.versions import gone_version, is_gone
+from embed_pipeline.orchestration.versions import content_of, gone_version, is_gone
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ def plan_discovery(
     told: Mapping[str, str],
     *,
     unsure: Collection[str] = (),
+    needed: Collection[str] = (),
     limit: int,
     when_vanished: Literal["keep", "retire"],
 ) -> DiscoveryPlan:
@@ -50,6 +51,8 @@ def plan_discovery(
         told: The latest version that was logged for each key.
         unsure: The keys that are not listed and may be there all the same: files that are being written, or all of them
             where part of the library cannot be read.
+        needed: Contents that a file which is there waits for: what the dataset has of them under a name that is gone may
+            be all that is left of them.
         limit: New and changed keys in one tick, at the most.
         when_vanished: What becomes of a file that is no longer in the library.
     """
@@ -60,8 +63,13 @@ def plan_discovery(
     missing = [key for key in partitions if key not in present and key not in unsure]
     unmarked = [key for key in missing if not is_gone(told.get(key, ""))]
     observe |= {key: gone_version(told.get(key)) for key in unmarked[: limit - len(now)]}
-    # A file is retired a tick after it was seen to be gone: by then a renamed one is known by its new name.
-    retire = [key for key in missing if when_vanished == "retire" and is_gone(told.get(key, ""))]
+    # A file is retired a tick after it was seen to be gone, by when a renamed one is known by its new name, and not
+    # before that name is served.
+    retire = [
+        key
+        for key in missing
+        if when_vanished == "retire" and is_gone(told.get(key, "")) and content_of(told[key]) not in needed
+    ]
     return DiscoveryPlan(
         add=tuple(key for key in now if key not in known),
         observe=observe,

@@ -8,7 +8,7 @@ import dagster as dg
 
 from embed_pipeline.orchestration.names import PipelineNames
 from embed_pipeline.orchestration.sources import without_query
-from embed_pipeline.orchestration.versions import Outcome, version_tags
+from embed_pipeline.orchestration.versions import RETIRED, Outcome, version_tags
 
 if TYPE_CHECKING:
     from embed_pipeline.media import MediaFile
@@ -51,4 +51,15 @@ def outcome_observation(names: PipelineNames, key: str, outcome: Outcome, messag
             "embed_pipeline/attempt": outcome.attempt,
         },
         tags=version_tags(str(outcome)),
+    )
+
+
+def retirement(names: PipelineNames, key: str) -> dg.AssetMaterialization:
+    """The event that tells that the dataset has nothing of a media file any more, because the file is gone."""
+    return dg.AssetMaterialization(
+        names.segment_embeddings,
+        partition=key,
+        description="The media file is gone, and its segments were removed with it.",
+        metadata={"embed_pipeline/state": "retired", "dagster/partition_row_count": 0},
+        tags=version_tags(RETIRED),
     )

@@ -146,13 +146,17 @@ def _decide(
     if force:
         return Decision(candidate, Action.SUBMIT, "asked for by force")
     for record in records:
+        if record.version in known.outcomes:
+            # Also of one that is embedded under another name: the dataset could not give it to this one.
+            continue
         if record.version in known.embedded:
             return Decision(candidate, Action.REATTACH, "embedded already", task=record)
-        if record.version not in known.outcomes and now - record.submitted_at < _lifetime(policy):
+        if now - record.submitted_at < _lifetime(policy):
             return Decision(candidate, Action.REATTACH, "its task is under way", task=record)
     if not records:
         return Decision(candidate, Action.SUBMIT, "new content")
-    latest = max(records, key=lambda record: record.attempt)
+    # A later attempt may have a lower number: trying again by hand begins to count anew.
+    latest = max(records, key=lambda record: record.submitted_at)
     outcome, at = known.outcomes.get(latest.version) or (
         Outcome(OutcomeState.EXPIRED, latest.attempt, latest.version),
         latest.submitted_at + _lifetime(policy),

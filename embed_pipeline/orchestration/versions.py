@@ -15,6 +15,7 @@ from enum import Enum
 import dagster as dg
 
 DATA_VERSION_TAG = "dagster/data_version"
+RETIRED = "retired"
 _GONE = "gone"
 
 _TAG_VALUE = re.compile(r"[A-Za-z0-9_-]{1,40}")

@@ -120,7 +120,7 @@ def test_a_vanished_file_is_retired_and_comes_back_with_its_segments(world: Worl
 
 def test_a_retired_file_that_comes_back_after_its_result_expired_is_embedded_again(world: World) -> None:
     world = world.varied(when_a_file_vanishes="retire")
-    world.add("one.wav")
+    world.add("one.wav", "other.wav")
     world.settle()
     (world.media / "one.wav").rename(world.root / "aside.wav")
     world.settle()
@@ -128,8 +128,11 @@ def test_a_retired_file_that_comes_back_after_its_result_expired_is_embedded_aga
     world.emulator.platform.clock.advance(8 * 86400)
     (world.root / "aside.wav").rename(world.media / "under another name.wav")
 
-    assert world.settle() == {"under another name.wav": "embedded"}
-    assert sum(world.created().values()) == 2
+    assert world.settle() == {
+        "other.wav": "embedded",
+        "under another name.wav": "embedded",
+    }
+    assert sum(world.created().values()) == 3
 
 
 def test_retiring_waits_until_a_renamed_file_is_served_under_its_new_name(world: World) -> None:
