@@ -10,14 +10,15 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-# Few moving parts for one machine: what is queued starts soon, a run whose process died is noticed, and the pool leaves
-# room for a run that waits while another submits.
+# Few moving parts for one machine: what is queued starts soon, a run whose process died is noticed and gives back its
+# place in the pool, and the pool leaves room for a run that waits while another submits.
 _INSTANCE_SETTINGS = """\
 telemetry:
   enabled: false
 run_monitoring:
   enabled: true
   poll_interval_seconds: 10
+  free_slots_after_run_end_seconds: 10
 concurrency:
   runs:
     max_concurrent_runs: 2
