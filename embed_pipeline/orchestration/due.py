@@ -5,8 +5,12 @@ It may name a few too many (the submitting run decides exactly, and re-attaches 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
 
+from embed_pipeline.orchestration.ledger import Ledger
+from embed_pipeline.orchestration.policy import PipelinePolicy
+from embed_pipeline.orchestration.submission_plan import backoff
 from embed_pipeline.orchestration.versions import Outcome, OutcomeState, is_gone
 
 
@@ -19,6 +23,8 @@ def due_for_submission(
     outcomes: Mapping[str, Outcome],
     *,
     max_attempts: int,
+    outdated: Collection[str] = (),
+    waiting: Collection[str] = (),
 ) -> list[str]:
     """The keys that should have another task, in key order.
 
@@ -30,6 +36,8 @@ def due_for_submission(
         tasks: Its latest task's version.
         outcomes: Its latest outcome.
         max_attempts: Tasks for one content, at the most.
+        outdated: The keys whose latest task was told under other embedding settings.
+        waiting: The keys whose latest attempt failed too short a while ago to be followed by another.
     """
     due = []
     for key in partitions:
@@ -37,7 +45,7 @@ def due_for_submission(
         if version is None or is_gone(version):
             continue
         outcome = outcomes.get(key)
-        if key not in tasks or media_event_ids.get(key, 0) > task_event_ids.get(key, 0):
+        if key not in tasks or key in outdated or media_event_ids.get(key, 0) > task_event_ids.get(key, 0):
             refused = outcome is not None and outcome.state is OutcomeState.REFUSED and outcome.subject == version
             if not refused:
                 due.append(key)
@@ -46,6 +54,59 @@ def due_for_submission(
             and outcome.subject == tasks[key]
             and outcome.state in {OutcomeState.PASSING, OutcomeState.EXPIRED}
             and outcome.attempt < max_attempts
+            and key not in waiting
         ):
             due.append(key)
     return due
+
+
+def read_due(
+    ledger: Ledger,
+    order: Sequence[str],
+    policy: PipelinePolicy,
+    now: datetime,
+    *,
+    observed: Mapping[str, str] | None = None,
+    outdated: Collection[str] = (),
+) -> list[str]:
+    """Read from the ledger which media files are due, in key order.
+
+    Args:
+        ledger: What is known so far.
+        order: Every key, in key order.
+        policy: The team's choices.
+        now: The time of the decision.
+        observed: Versions that are about to be told and count as told: the newest of all.
+        outdated: The keys whose latest task was told under other embedding settings.
+    """
+    observed = observed or {}
+    media_ids, task_ids = ledger.media_event_ids(), ledger.task_event_ids()
+    newest = max(media_ids.values(), default=0) + max(task_ids.values(), default=0) + 1
+    tasks, outcomes = ledger.task_versions(), ledger.outcomes()
+    return due_for_submission(
+        order,
+        {**ledger.media_versions(), **observed},
+        {**media_ids, **dict.fromkeys(observed, newest)},
+        task_ids,
+        tasks,
+        outcomes,
+        max_attempts=policy.max_attempts,
+        outdated=outdated,
+        waiting=_waiting(ledger, tasks, outcomes, policy, now),
+    )
+
+
+def _waiting(
+    ledger: Ledger, tasks: Mapping[str, str], outcomes: Mapping[str, Outcome], policy: PipelinePolicy, now: datetime
+) -> set[str]:
+    """The keys whose backoff is not over. Only theirs are events that must be read; as a rule there are few."""
+    passing = [
+        key
+        for key, outcome in outcomes.items()
+        if outcome.state is OutcomeState.PASSING and outcome.subject == tasks.get(key)
+    ]
+    return {
+        key
+        for key, logged in ledger.logged_outcomes(passing).items()
+        if now < logged.at + backoff(logged.outcome.attempt, policy.retry_backoff_sec)
+    }

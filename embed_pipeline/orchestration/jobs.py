@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import UTC
+
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from embed_pipeline.orchestration.blueprint import Blueprint
-from embed_pipeline.orchestration.due import due_for_submission
 from embed_pipeline.orchestration.ledger import Ledger
-from embed_pipeline.orchestration.ranges import contiguous_ranges
+from embed_pipeline.orchestration.manual_jobs import build_manual_jobs
+from embed_pipeline.orchestration.ranges import RANGE_START_TAG
+from embed_pipeline.orchestration.submission_requests import SubmissionPlanner
 
 
-def build_jobs(blueprint: Blueprint) -> list[UnresolvedAssetJobDefinition]:
-    """The jobs ``submit_embedding_tasks`` and ``collect_embeddings``.
+def build_jobs(blueprint: Blueprint) -> list[UnresolvedAssetJobDefinition | dg.JobDefinition]:
+    """The jobs ``submit_embedding_tasks`` and ``collect_embeddings``, and those for people.
 
     They run in one process: starting one for each step costs more than the steps.
     """
@@ -20,7 +23,8 @@ def build_jobs(blueprint: Blueprint) -> list[UnresolvedAssetJobDefinition]:
     return [
         dg.define_asset_job(
             names.submit_job,
-            selection=dg.AssetSelection.assets(names.embedding_tasks),
+            # The checks of its tasks look at the whole library; they run with embeddings_table.
+            selection=dg.AssetSelection.assets(names.embedding_tasks).without_checks(),
             executor_def=dg.in_process_executor,
             description="Creates an embedding task for each media file that has none, and never waits for it.",
         ),
@@ -30,6 +34,7 @@ def build_jobs(blueprint: Blueprint) -> list[UnresolvedAssetJobDefinition]:
             executor_def=dg.in_process_executor,
             description="Writes the segments of tasks that are ready to the dataset.",
         ),
+        *build_manual_jobs(blueprint),
     ]
 
 
@@ -42,26 +47,23 @@ def build_daily_embedding_schedule(blueprint: Blueprint) -> dg.ScheduleDefinitio
         job_name=names.submit_job,
         cron_schedule=policy.schedule_cron,
         execution_timezone=policy.schedule_timezone,
+        required_resource_keys={blueprint.library_key},
         description="Submits every media file that is new, has changed, or whose task may be tried again.",
     )
     def daily_embedding_schedule(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
-        ledger = Ledger(context.instance, names)
-        order = ledger.partitions()
-        due = due_for_submission(
-            order,
-            ledger.media_versions(),
-            ledger.media_event_ids(),
-            ledger.task_event_ids(),
-            ledger.task_versions(),
-            ledger.outcomes(),
-            max_attempts=policy.max_attempts,
-        )
-        ranges = contiguous_ranges(due, order, policy.partitions_per_run)
-        if not ranges:
-            return dg.SkipReason(f"None of {len(order)} media files is due for submission.")
-        return [
-            dg.RunRequest(run_key=f"{context.scheduled_execution_time.isoformat()}:{some.keys[0]}", tags=some.tags)
-            for some in ranges
-        ]
+        order = Ledger(context.instance, names).partitions()
+        requests = SubmissionPlanner(
+            blueprint=blueprint,
+            instance=context.instance,
+            library=blueprint.library_resource(context.resources).library(),
+            now=context.scheduled_execution_time.astimezone(UTC),
+            budget_sec=policy.tick_budget_sec,
+        ).request(order, has_cursor=False)
+        told = "; ".join([f"{len(order)} media files", *requests.notes, f"{requests.later} wait for their turn"])
+        context.log.info(told)
+        if not requests.ranges:
+            return dg.SkipReason(f"Nothing is submitted: {told}.")
+        at = context.scheduled_execution_time.isoformat()
+        return [dg.RunRequest(run_key=f"{at}:{tags[RANGE_START_TAG]}", tags=dict(tags)) for tags in requests.ranges]
 
     return daily_embedding_schedule

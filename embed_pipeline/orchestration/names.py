@@ -64,6 +64,11 @@ class PipelineNames:
         return self.plain("collect_embeddings")
 
     @property
+    def retry_job(self) -> str:
+        """The job that retries what failed or expired."""
+        return self.plain("retry_failed_embeddings")
+
+    @property
     def submission_tag(self) -> str:
         """The run tag that says whether a run which creates tasks has accounted for all of them."""
         return f"embed_pipeline/{self.plain('submission')}"

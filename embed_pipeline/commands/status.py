@@ -1,0 +1,87 @@
+"""``embed-pipeline status``: the one state of each media file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from embed_pipeline.commands.opening import Place, opened
+
+if TYPE_CHECKING:
+    from embed_pipeline.orchestration.status import MediaStatus
+
+STYLES = {"embedded": "green", "failed": "red", "expired": "red", "gone": "dim", "processing": "yellow"}
+_LEFT_OUT_BEYOND = 200
+
+
+def run_status(place: Place, states: Collection[str], as_json: bool, console: Console) -> int:
+    """Tell what became of each media file.
+
+    Args:
+        place: Where the pipeline is.
+        states: Only files in these states; empty for all.
+        as_json: JSON instead of a table.
+        console: Where to tell it.
+
+    Returns:
+        The exit code: 0.
+
+    Raises:
+        ConfigurationError: Nothing has run here yet.
+    """
+    place.require_instance()
+    from embed_pipeline.orchestration.status import counts, read_statuses
+
+    with opened(place) as (blueprint, instance):
+        rows = read_statuses(instance, blueprint.names)
+    chosen = [row for row in rows if not states or row.state.value in states]
+    if as_json:
+        document = {"counts": counts(rows), "media": [row.as_json() for row in chosen]}
+        console.out(json.dumps(document, ensure_ascii=False, indent=2), highlight=False)
+        return 0
+    console.print(status_table(_shown(chosen, bool(states)), "What became of each media file"))
+    told = ", ".join(f"{count} {state}" for state, count in counts(rows).items() if count)
+    console.print(f"{len(rows)} media files: {told or 'none was discovered yet'}.", highlight=False)
+    if not states and len(chosen) > _LEFT_OUT_BEYOND:
+        console.print("Only files that are not embedded are listed. All of them: --json, or --state embedded.")
+    return 0
+
+
+def _shown(rows: Sequence[MediaStatus], asked: bool) -> Sequence[MediaStatus]:
+    """Of a large library, what needs attention."""
+    if asked or len(rows) <= _LEFT_OUT_BEYOND:
+        return rows
+    return [row for row in rows if row.state.value not in {"embedded", "gone"}]
+
+
+def status_table(rows: Sequence[MediaStatus], title: str) -> Table:
+    """The states as a table, with sums."""
+    from embed_pipeline.media import decode_partition_key
+
+    table = Table(title=title)
+    table.add_column("media file", overflow="fold")
+    table.add_column("state")
+    table.add_column("segments", justify="right")
+    table.add_column("minutes", justify="right")
+    table.add_column("reason", overflow="fold")
+    for row in rows:
+        table.add_row(
+            decode_partition_key(row.media),
+            f"[{STYLES.get(row.state.value, 'default')}]{row.state.value}[/]",
+            "" if row.segments is None else str(row.segments),
+            "" if row.minutes is None else f"{row.minutes:.2f}",
+            row.reason,
+        )
+    table.add_section()
+    table.add_row(
+        f"{len(rows)} media files",
+        "",
+        str(sum(row.segments or 0 for row in rows)),
+        f"{sum(row.minutes or 0.0 for row in rows if row.segments):.2f}",
+        "",
+    )
+    return table

@@ -1,0 +1,173 @@
+"""Which submitting runs discovery and the schedule ask for: what is due, fits the day and is not under way yet."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from embed_pipeline.errors import MediaError
+from embed_pipeline.orchestration.blueprint import Blueprint
+from embed_pipeline.orchestration.day_budget import fitting, read_day_budget
+from embed_pipeline.orchestration.due import read_due
+from embed_pipeline.orchestration.ledger import Ledger
+from embed_pipeline.orchestration.measuring import probe_all
+from embed_pipeline.orchestration.outdated import Watermark, find_all_outdated, find_outdated
+from embed_pipeline.orchestration.ranges import contiguous_ranges, held_back
+from embed_pipeline.orchestration.runs import runs_of_asset
+from embed_pipeline.orchestration.versions import OutcomeState, content_of, is_gone
+
+if TYPE_CHECKING:
+    from embed_pipeline.media import MediaLibrary
+
+_FAILED_RUNS_COUNT = timedelta(hours=6)
+_PROBES_PER_BATCH = 50
+
+
+@dataclass(frozen=True)
+class SubmissionRequests:
+    """The runs that are asked for, and what is told of them.
+
+    Args:
+        ranges: The run tags of each run.
+        later: Media files that are due but wait for a later tick.
+        notes: What a person should know, in words.
+        watermark: How far the events are of the present settings; None where that was not looked at from a cursor.
+    """
+
+    ranges: Sequence[Mapping[str, str]] = ()
+    later: int = 0
+    notes: Sequence[str] = ()
+    watermark: Watermark | None = None
+
+
+@dataclass(frozen=True)
+class SubmissionPlanner:
+    """Decides which submitting runs to ask for.
+
+    Args:
+        blueprint: The pipeline.
+        instance: The Dagster instance.
+        library: Where the media files are; opened only where a limit of minutes makes their length matter.
+        now: The time of the decision.
+        budget_sec: Seconds that the decision may take.
+    """
+
+    blueprint: Blueprint
+    instance: dg.DagsterInstance
+    library: MediaLibrary
+    now: datetime
+    budget_sec: float
+
+    def request(
+        self,
+        order: Sequence[str],
+        *,
+        observed: Mapping[str, str] | None = None,
+        cursor: str | None = None,
+        has_cursor: bool = True,
+        most_runs: int | None = None,
+    ) -> SubmissionRequests:
+        """Choose the runs.
+
+        Args:
+            order: Every partition key, in key order.
+            observed: Versions that the same tick is about to tell.
+            cursor: The sensor's cursor.
+            has_cursor: Whether there is one; without it all events are read, for as long as there is time.
+            most_runs: Runs to ask for, at the most; None for all.
+        """
+        deadline = time.monotonic() + self.budget_sec
+        names, policy = self.blueprint.names, self.blueprint.policy
+        ledger = Ledger(self.instance, names)
+        versions = {**ledger.media_versions(), **(observed or {})}
+        outdated, watermark = self._outdated(ledger, order, versions, cursor if has_cursor else None, has_cursor)
+        due = read_due(ledger, order, policy, self.now, observed=observed, outdated=set(outdated))
+        runs = runs_of_asset(
+            self.instance, names.embedding_tasks, [names.submit_job], order, since=self.now - _FAILED_RUNS_COUNT
+        )
+        waiting = held_back(runs.failed, policy.retry_backoff_sec, self.now)
+        wanted = [key for key in due if key not in runs.in_flight and key not in waiting]
+        notes = [f"{len(outdated)} of other settings"] if outdated else []
+        if wanted and (policy.max_minutes_per_day is not None or policy.max_minutes_per_run is not None):
+            if runs.in_flight and policy.max_minutes_per_day is not None:
+                # What they will spend is not known before they end, and two guesses would overrun the limit.
+                note = "the minutes of runs under way are counted first"
+                return SubmissionRequests((), len(due), [*notes, note], watermark)
+            wanted, held = self._within_limits(ledger, wanted, versions, deadline)
+            notes += held
+        ranges = contiguous_ranges(wanted, order, policy.partitions_per_run)[:most_runs]
+        asked = sum(len(some.keys) for some in ranges)
+        in_flight = len(runs.in_flight.intersection(due))
+        return SubmissionRequests([some.tags for some in ranges], len(due) - asked - in_flight, notes, watermark)
+
+    def _outdated(
+        self, ledger: Ledger, order: Sequence[str], versions: Mapping[str, str], cursor: str | None, has_cursor: bool
+    ) -> tuple[Sequence[str], Watermark | None]:
+        names, code_version = self.blueprint.names, self.blueprint.settings.code_version
+        latest = ledger.task_event_ids()
+        refused = {
+            key
+            for key, outcome in ledger.outcomes().items()
+            if outcome.state is OutcomeState.REFUSED and outcome.subject == versions.get(key)
+        }
+        present = {key for key in order if key in versions and not is_gone(versions[key])}
+        excused = (set(latest) - present) | refused
+        if has_cursor:
+            return find_outdated(self.instance, names, Watermark.parse(cursor, code_version), latest, excused)
+        half = self.budget_sec / 2
+        return find_all_outdated(self.instance, names, code_version, latest, excused, budget_sec=half), None
+
+    def _within_limits(
+        self, ledger: Ledger, wanted: Sequence[str], versions: Mapping[str, str], deadline: float
+    ) -> tuple[list[str], list[str]]:
+        """The keys that may be submitted now, and in words why others may not."""
+        policy = self.blueprint.policy
+        budget = read_day_budget(ledger, policy, self.now)
+        served, tasks = self._contents_with_a_task(ledger, versions), ledger.task_versions()
+        minutes: dict[str, float | None] = {}
+        chosen = fitting((), {}, budget, policy.max_minutes_per_run)
+        if budget.left is None or budget.left > 0:
+            for some in _batches(wanted, _PROBES_PER_BATCH):
+                minutes.update(dict.fromkeys(key for key in some if key not in tasks and versions.get(key) in served))
+                minutes.update(self._lengths([key for key in some if key not in minutes]))
+                chosen = fitting(wanted, minutes, budget, policy.max_minutes_per_run)
+                spent = sum(minutes[key] or 0.0 for key in chosen.keys)
+                if time.monotonic() > deadline or (budget.left is not None and spent >= budget.left):
+                    break
+        notes = []
+        if policy.max_minutes_per_day is not None:
+            notes.append(str(budget))
+        if chosen.too_long:
+            notes.append(
+                f"{len(chosen.too_long)} longer than max_minutes_per_run or max_minutes_per_day allows at all, "
+                f"such as {chosen.too_long[0]}"
+            )
+        return list(chosen.keys), notes
+
+    def _contents_with_a_task(self, ledger: Ledger, versions: Mapping[str, str]) -> set[str]:
+        """Contents that a task was made for under some name: under another they cost nothing."""
+        media_ids, task_ids = ledger.media_event_ids(), ledger.task_event_ids()
+        up_to_date = [key for key, at in task_ids.items() if key in versions and media_ids.get(key, 0) < at]
+        return {content_of(versions[key]) for key in up_to_date}
+
+    def _lengths(self, keys: Iterable[str]) -> dict[str, float | None]:
+        """Lengths in minutes; None for a file that cannot be played, which the submitting run refuses in words."""
+        files, lengths = [], dict[str, float | None]()
+        for key in keys:
+            try:
+                files.append(self.library.file(key))
+            except MediaError:
+                lengths[key] = None
+        for file, found in probe_all(self.library, files, self.blueprint.client.concurrency):
+            lengths[file.key] = None if isinstance(found, MediaError) else found.duration_sec / 60
+        return lengths
+
+
+def _batches(keys: Sequence[str], size: int) -> Iterable[Sequence[str]]:
+    for start in range(0, len(keys), size):
+        yield keys[start : start + size]
