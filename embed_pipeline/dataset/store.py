@@ -114,6 +114,9 @@ class EmbeddingDataset:
                 other = paths.segment_path(segments.media, space, segments.settings_digest)
                 if self.storage.remove(other):
                     replaced.append(other)
+        if replaced and self.storage.info(path) is None:
+            # Another process wrote the same media file in that other space, and each took the other's for the old one.
+            self.storage.put(path, data)
         return WrittenFile(self.storage.uri(path), path, len(segments), len(data), tuple(replaced))
 
     def find(self, media: str, settings_digest: str) -> list[SegmentFile]:
@@ -125,11 +128,16 @@ class EmbeddingDataset:
             media: The partition key.
             settings_digest: The digest of the embedding settings.
         """
-        found = []
-        for space in self.spaces():
-            stored = self.storage.info(paths.segment_path(media, space, settings_digest))
-            if stored is not None:
-                found.append(self._segment_file(stored, space, settings_digest))
+        found: list[SegmentFile] = []
+        # Twice, since it may just have moved from a space that was not looked at yet to one that already was.
+        for _ in range(2):
+            spaces = self.spaces()
+            for space in spaces:
+                stored = self.storage.info(paths.segment_path(media, space, settings_digest))
+                if stored is not None:
+                    found.append(self._segment_file(stored, space, settings_digest))
+            if found or len(spaces) < 2:
+                break
         return sorted(found, key=lambda file: file.modified or 0.0, reverse=True)
 
     def read_media(self, media: str, settings_digest: str) -> MediaSegments | None:
@@ -145,10 +153,15 @@ class EmbeddingDataset:
         Raises:
             DatasetError: The file is damaged.
         """
-        for file in self.find(media, settings_digest):
-            data = self.storage.read(file.path)
-            if data is not None:
-                return codec.from_table(*codec.decode(data, file.uri))
+        # A file that is found and then gone was replaced by one in another space: that one is found the second time.
+        for _ in range(2):
+            files = self.find(media, settings_digest)
+            for file in files:
+                data = self.storage.read(file.path)
+                if data is not None:
+                    return codec.from_table(*codec.decode(data, file.uri))
+            if not files:
+                break
         return None
 
     def delete(self, media: str, settings_digest: str | None = None) -> int:

@@ -27,8 +27,8 @@ KEYS = ["one.mp4", "two/three.mp4"]
 
 def write_generation(dataset, generation):
     for key in KEYS:
-        embedding = np.full((801, 16), generation, np.float32)
-        dataset.write(make_segments(key, clips=400, task_id=str(generation), embedding=embedding))
+        embedding = np.full((201, 16), generation, np.float32)
+        dataset.write(make_segments(key, clips=100, task_id=str(generation), embedding=embedding))
 
 
 def write_forever(root, first, ready):

@@ -179,6 +179,11 @@ def version_2(monkeypatch):
     monkeypatch.setattr(schema, "SCHEMA_VERSION", 2)
 
 
+def test_version_1_is_what_is_written():
+    assert schema.SCHEMA_VERSION == 1
+    assert schema.segment_schema(4).remove_metadata().equals(VERSION_1)
+
+
 def test_what_version_1_wrote_is_read_today(tmp_path):
     row = write_version_1(tmp_path, "old.mp3")
     assert read_embeddings(str(tmp_path)).to_pylist() == [row]

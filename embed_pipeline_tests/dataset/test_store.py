@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,7 @@ from embed_pipeline.dataset import (
     column_descriptions,
     segment_schema,
 )
+from embed_pipeline.dataset.storage import Storage
 from embed_pipeline.errors import DatasetError
 from embed_pipeline_tests.dataset.values import DIGEST, make_segments
 
@@ -185,3 +189,50 @@ def test_a_failed_write_leaves_the_old_result_and_no_leftover(tmp_path, monkeypa
         dataset.write(make_segments(seed=2))
     assert_same(dataset.read_media(old.media, DIGEST), old)
     assert [file.name for file in (tmp_path / written.path).parent.iterdir()] == [(tmp_path / written.path).name]
+
+
+def test_two_writers_in_two_spaces_never_lose_both_results(dataset, monkeypatch):
+    ours, theirs = make_segments(model_name="marengo3.0"), make_segments(model_name="signal-1")
+    dataset.write(theirs)
+    remove = Storage.remove
+
+    def remove_and_be_removed(storage, path):
+        # The other writer, at the same moment, takes our file for the old one.
+        return remove(storage, path) and remove(storage, path.replace("signal-1", "marengo3.0"))
+
+    monkeypatch.setattr(Storage, "remove", remove_and_be_removed)
+    dataset.write(ours)
+    assert_same(dataset.read_media(ours.media, DIGEST), ours)
+
+
+def test_a_result_that_moves_to_another_space_while_it_is_looked_for_is_found(dataset, monkeypatch):
+    dataset.write(make_segments("other.mp4", model_name="marengo3.0"))
+    dataset.write(make_segments(model_name="signal-1"))
+    moved = make_segments(model_name="marengo3.0")
+    for step in ("info", "read"):
+        do = getattr(Storage, step)
+
+        def look(storage, path, do=do):
+            if "signal-1" in path:
+                monkeypatch.undo()
+                dataset.write(moved)
+            return do(storage, path)
+
+        monkeypatch.setattr(Storage, step, look)
+        assert_same(dataset.read_media(moved.media, DIGEST), moved)
+        monkeypatch.undo()
+        dataset.delete(moved.media)
+        dataset.write(make_segments(model_name="signal-1"))
+
+
+def test_a_dataset_can_be_pickled_after_use(dataset):
+    dataset.write(make_segments())
+    again = pickle.loads(pickle.dumps(dataset))
+    assert again == dataset
+    assert again.read_media("lectures/one.mp4", DIGEST) is not None
+
+
+def test_importing_the_room_loads_nothing_heavy():
+    heavy = "{'pyarrow', 'pandas', 'numpy', 'fsspec', 'dagster'}"
+    code = f"import sys, embed_pipeline.dataset; print(sorted({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "[]\n"
