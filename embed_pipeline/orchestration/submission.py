@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ from embed_pipeline.orchestration.submission_plan import (
     minutes_spent,
     plan_submissions,
 )
+from embed_pipeline.orchestration.submission_report import SubmissionReport
 from embed_pipeline.orchestration.versions import Outcome, OutcomeState, content_of, is_gone, version_tags
 
 if TYPE_CHECKING:
@@ -42,32 +44,12 @@ if TYPE_CHECKING:
     from embed_pipeline.media import MediaFile, MediaLibrary
 
 
-@dataclass
-class SubmissionReport:
-    """What a submitting run did, by partition key.
+# How long a run may take to notice that it was ended; others wait longer before they create what it might.
+_STILL_RUNNING_SEC = 1.0
 
-    Args:
-        tasks: The tasks that now serve the media files.
-        held: Why others were left for later.
-        failed: Why others got no task.
-        stopped: Why the run sent no more requests, where something stands in the way of them all.
-        settled: Whether every task that may have been created has its event.
-    """
 
-    tasks: dict[str, TaskRecord] = field(default_factory=dict)
-    held: dict[str, str] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
-    stopped: str | None = None
-    settled: bool = True
-
-    def count(self, how: str) -> int:
-        """How many tasks came about in this way: created, re-attached or adopted."""
-        return sum(record.how == how for record in self.tasks.values())
-
-    @property
-    def minutes(self) -> float:
-        """Media minutes of the tasks that were created or adopted."""
-        return minutes_spent(record for record in self.tasks.values() if record.how != "re-attached")
+class RunEndedError(EmbedPipelineError):
+    """The run that is creating tasks was ended by Dagster or by a person meanwhile."""
 
 
 @dataclass
@@ -113,6 +95,7 @@ class Submission:
         self._candidates: dict[str, Candidate] = {}
         self._media_event_ids: dict[str, int] = {}
         self._missing: dict[str, str] = {}
+        self._look_again_at = 0.0
         self._refused: set[str] = set()
         self._report = SubmissionReport()
         self._hindrances = Hindrances()
@@ -276,12 +259,26 @@ class Submission:
             fingerprint=decision.candidate.fingerprint,
             digest=decision.candidate.settings_digest,
         )
+        self._give_way_if_ended()
         minutes = decision.candidate.minutes
         answer = self.client.v_2.tasks.create(
             **typed_request(self.settings.request(file.media_type), prepared.source),
             media_duration_sec=None if minutes is None else minutes * 60,
         )
         return answer.id, answer.adopted
+
+    def _give_way_if_ended(self) -> None:
+        """A run that was taken for dead has lost the right to create tasks: another one may be creating them by now."""
+        now = time.monotonic()
+        if now < self._look_again_at:
+            return
+        run = self.instance.get_run_by_id(self.run_id)
+        if run is None or run.is_finished:
+            raise RunEndedError(
+                f"Run {self.run_id} was ended while it was creating tasks, so it created no more; what it created is "
+                "kept. Run it again for the rest."
+            )
+        self._look_again_at = now + _STILL_RUNNING_SEC
 
     @property
     def _stopped(self) -> str | None:
@@ -302,6 +299,9 @@ class Submission:
         except AmbiguousCreateError as error:
             self._report.settled = False
             self._report.failed[key] = str(error)
+        except RunEndedError as error:
+            self._report.settled = False
+            self._report.stopped = self._report.held[key] = str(error)
         except RetryLaterError as error:
             self._limit_reached = self._report.held[key] = str(error)
         except EmbedPipelineError as error:

@@ -11,8 +11,10 @@ from embed_pipeline.orchestration.blueprint import Blueprint
 from embed_pipeline.orchestration.events import event_logger, failure
 from embed_pipeline.orchestration.ledger import Ledger
 from embed_pipeline.orchestration.open_submissions import open_submission, settle_submission
-from embed_pipeline.orchestration.submission import Submission, SubmissionReport
+from embed_pipeline.orchestration.submission import Submission
 from embed_pipeline.orchestration.submission_lock import submission_lock
+from embed_pipeline.orchestration.submission_report import SubmissionReport
+from embed_pipeline.orchestration.traffic import traffic_in_words, traffic_numbers
 
 _LOCK_WAIT_SEC = 3600.0
 
@@ -70,8 +72,10 @@ def submit_media(
             log=context.log.info,
             concurrency=resource.concurrency,
         ).run(keys, force=force, retry_failed=retry_failed)
+        report.traffic = client.stats
         if report.settled:
             settle_submission(context.instance, names, run_id)
+        context.log.info(traffic_in_words(report.traffic))
     context.log.info(submission_headline(report))
     for key, reason in report.held.items():
         context.log.info(f"{key} is left for later: {reason}")
@@ -99,4 +103,5 @@ def submission_numbers(report: SubmissionReport) -> dict[str, Any]:
         "embed_pipeline/held": len(report.held),
         "embed_pipeline/failed": len(report.failed),
         "embed_pipeline/minutes": round(report.minutes, 3),
+        **traffic_numbers(report.traffic),
     }
