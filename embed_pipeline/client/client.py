@@ -38,7 +38,8 @@ def _session(
     retries: RetryPolicy | None,
     limits: Limits | Budget | str | None,
 ) -> Session:
-    key = (api_key or "").strip() or _from_environment(_KEY_NAMES)
+    # What is passed in counts, even if it is empty: falling back to the platform's address would cost money.
+    key = api_key.strip() if api_key is not None else _from_environment(_KEY_NAMES)
     if not key:
         raise ConfigurationError(
             "There is no API key: pass api_key, or set EMBED_API_KEY (or TWELVE_LABS_API_KEY). "
@@ -46,7 +47,7 @@ def _session(
         )
     if not key.isascii() or not key.isprintable():
         raise ConfigurationError("The API key holds characters that do not fit into a header: copy it again.")
-    url = (base_url or _from_environment(_URL_NAMES) or PLATFORM_URL).rstrip("/")
+    url = (base_url if base_url is not None else _from_environment(_URL_NAMES) or PLATFORM_URL).strip().rstrip("/")
     if not url.startswith(("http://", "https://")):
         raise ConfigurationError(f"The base URL {without_query(url)!r} does not begin with http:// or https://.")
     if isinstance(limits, str):

@@ -8,6 +8,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 from email.parser import BytesParser
 from pathlib import Path
 from typing import Any
@@ -307,7 +308,9 @@ def test_an_asset_by_url_is_the_same_form(sdk):
 
 
 numbers = st.floats(-1, 1, allow_nan=False, width=32) | st.integers(-1, 1)
-stamps = st.datetimes().map(lambda moment: moment.replace(year=2026).isoformat(timespec="milliseconds") + "Z")
+stamps = st.datetimes(datetime(2025, 1, 1), datetime(2027, 1, 1)).map(  # noqa: DTZ001 - the Z is added below
+    lambda moment: moment.isoformat(timespec="milliseconds") + "Z"
+)
 
 
 @st.composite

@@ -56,7 +56,9 @@ FLAT = {"code": "C", "message": "flat", "docs_url": "https://docs.example"}
         (418, ApiError),
     ],
 )
-@pytest.mark.parametrize(("body", "says"), [(NESTED, "nested"), (FLAT, "flat"), (b"", "answered"), (b"<html>", "HTML page")])
+@pytest.mark.parametrize(
+    ("body", "says"), [(NESTED, "nested"), (FLAT, "flat"), (b"", "answered"), (b"<html>", "HTML page")]
+)
 def test_a_refusal_is_one_error_with_all_that_was_told(client, platform, status, kind, body, says):
     platform.gets.append(answering(status, body, {"X-Request-Id": "r7"} if body is FLAT else None))
     with pytest.raises(kind, match=says) as raised:
@@ -197,6 +199,15 @@ def test_a_client_without_key_says_what_to_set(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ConfigurationError, match="EMBED_API_KEY"):
         EmbedClient()
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"api_key": "k", "base_url": ""}, {"api_key": ""}, {"api_key": "k", "base_url": "x"}]
+)
+def test_what_is_passed_in_empty_never_falls_back_to_the_platform(monkeypatch, arguments):
+    monkeypatch.setenv("EMBED_API_KEY", "k")
+    with pytest.raises(ConfigurationError):
+        EmbedClient(**arguments)
 
 
 def test_the_environment_is_read_in_the_documented_order(monkeypatch, platform):
