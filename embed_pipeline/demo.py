@@ -132,6 +132,7 @@ def _drive(blueprint: Blueprint, instance: object, console: Console) -> None:
             bars.update(submitted, total=len(states), completed=len(states) - unsubmitted)
             bars.update(embedded, total=len(states), completed=len(states) - unsubmitted - waiting)
             if not waiting and not unsubmitted:
+                driver.refresh_table()
                 return
             if unsubmitted and not waiting and not driver.discover().runs:
                 raise EmbedPipelineError(

@@ -3,11 +3,13 @@
 # No deferred annotations here: Dagster reads the class of a step's config from its signature.
 
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
 from embed_pipeline.orchestration.blueprint import Blueprint
+from embed_pipeline.orchestration.checks import segment_check_results, segment_check_specs
 from embed_pipeline.orchestration.collection import Collection, CollectionReport
 from embed_pipeline.orchestration.events import (
     NOTHING,
@@ -17,8 +19,11 @@ from embed_pipeline.orchestration.events import (
     targeted_partitions,
 )
 from embed_pipeline.orchestration.ledger import Ledger
+from embed_pipeline.orchestration.metadata import segment_table_metadata
 from embed_pipeline.orchestration.names import POOL
-from embed_pipeline.orchestration.submitting import submit_media
+from embed_pipeline.orchestration.submitting import submission_numbers, submit_media
+from embed_pipeline.orchestration.table import build_embeddings_table
+from embed_pipeline.orchestration.traffic import traffic_in_words, traffic_numbers
 
 
 class SubmissionConfig(dg.Config):
@@ -34,6 +39,7 @@ def build_assets(blueprint: Blueprint) -> list[dg.AssetsDefinition | dg.AssetSpe
         media_files_spec(blueprint),
         build_embedding_tasks(blueprint),
         build_segment_embeddings(blueprint),
+        build_embeddings_table(blueprint),
     ]
 
 
@@ -75,8 +81,8 @@ def build_embedding_tasks(blueprint: Blueprint) -> dg.AssetsDefinition:
     )
     def embedding_tasks(context: dg.AssetExecutionContext, config: SubmissionConfig) -> Iterator[dg.Output[None]]:
         keys = targeted_partitions(context)
-        submit_media(blueprint, context, keys, force=config.force, retry_failed=config.retry_failed)
-        yield output_without_events()
+        report = submit_media(blueprint, context, keys, force=config.force, retry_failed=config.retry_failed)
+        yield output_without_events(submission_numbers(report))
 
     return embedding_tasks
 
@@ -96,18 +102,20 @@ def build_segment_embeddings(blueprint: Blueprint) -> dg.AssetsDefinition:
         backfill_policy=blueprint.backfill_policy,
         dagster_type=NOTHING,
         code_version=blueprint.settings.code_version,
+        metadata=segment_table_metadata(blueprint),
+        check_specs=segment_check_specs(names),
         group_name=blueprint.group_name,
         owners=list(blueprint.owners),
         kinds={"parquet"},
         pool=POOL,
         required_resource_keys={blueprint.client_key, blueprint.store_key},
     )
-    def segment_embeddings(context: dg.AssetExecutionContext) -> Iterator[dg.Output[None]]:
-        keys = targeted_partitions(context)
+    def segment_embeddings(context: dg.AssetExecutionContext) -> Iterator[dg.Output[None] | dg.AssetCheckResult]:
+        keys, ledger = targeted_partitions(context), Ledger(context.instance, names)
         with blueprint.client_resource(context.resources).client() as client:
             report = Collection(
                 names=names,
-                ledger=Ledger(context.instance, names),
+                ledger=ledger,
                 client=client,
                 dataset=blueprint.store_resource(context.resources).dataset(),
                 settings=blueprint.settings,
@@ -116,14 +124,18 @@ def build_segment_embeddings(blueprint: Blueprint) -> dg.AssetsDefinition:
                 log_event=event_logger(context),
                 log=context.log.info,
             ).run(keys)
+            stats = client.stats
         context.log.info(_collection_headline(report))
+        context.log.info(traffic_in_words(stats))
+        summary = {**_collection_numbers(report), **traffic_numbers(stats)}
+        yield from segment_check_results(names, ledger, report.findings)
         problems = report.failed | {
             key: f"task {task_id} was still processing when the wait was over; the sensor collects it when it is ready"
             for key, task_id in report.processing.items()
         }
         if problems or report.stopped:
-            raise failure(report.stopped or _collection_headline(report), problems, {})
-        yield output_without_events()
+            raise failure(report.stopped or _collection_headline(report), problems, summary)
+        yield output_without_events(summary)
 
     return segment_embeddings
 
@@ -133,3 +145,13 @@ def _collection_headline(report: CollectionReport) -> str:
         f"{len(report.collected)} media files collected with {report.segments} segments, "
         f"{len(report.processing)} still processing, {len(report.failed)} failed."
     )
+
+
+def _collection_numbers(report: CollectionReport) -> dict[str, Any]:
+    return {
+        "embed_pipeline/collected": len(report.collected),
+        "embed_pipeline/segments": report.segments,
+        "embed_pipeline/size_bytes": sum(written.size_bytes for written in report.collected.values()),
+        "embed_pipeline/processing": len(report.processing),
+        "embed_pipeline/failed": len(report.failed),
+    }

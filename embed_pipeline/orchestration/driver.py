@@ -61,6 +61,10 @@ class Driver:
         """Tick ``embedding_ready_sensor``."""
         return self.tick(self._names.plain("embedding_ready_sensor"))
 
+    def refresh_table(self) -> Tick:
+        """Tick ``embeddings_table_sensor``."""
+        return self.tick(self._names.plain("embeddings_table_sensor"))
+
     def tick(self, sensor_name: str) -> Tick:
         """Evaluate one sensor once and do all that it asks for."""
         sensor = self._repository.get_sensor_def(sensor_name)

@@ -8,7 +8,7 @@ that carries the one mark for which Dagster logs no events of its own. A test pi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from threading import Lock
 from typing import Any, cast
 
@@ -19,9 +19,13 @@ from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_AS
 NOTHING = cast("dg.DagsterType", dg.Nothing)
 
 
-def output_without_events() -> dg.Output[None]:
-    """The output of a step that has logged its events itself."""
-    return dg.Output(None, metadata={SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True})
+def output_without_events(summary: Mapping[str, Any] | None = None) -> dg.Output[None]:
+    """The output of a step that has logged its events itself.
+
+    Args:
+        summary: What the run did, in numbers; the run's page shows it with the output.
+    """
+    return dg.Output(None, metadata={SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True, **(summary or {})})
 
 
 def event_logger(

@@ -14,6 +14,7 @@ from typing import Any
 
 import dagster as dg
 from dagster._core.event_api import EventLogRecord
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 from embed_pipeline.orchestration.names import PipelineNames
 from embed_pipeline.orchestration.records import TaskRecord
@@ -178,6 +179,13 @@ class Ledger:
             if asset_key.path[-1] == own.path[-1] and asset_key != own
             for version in self._versions(asset_key, dg.DagsterEventType.ASSET_MATERIALIZATION).values()
         }
+
+    def latest_evaluation(self, check: dg.AssetCheckKey) -> dg.AssetCheckEvaluation | None:
+        """The latest result of a check; one that is only planned, as by the run that asks, does not count."""
+        decided = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
+        storage = self._instance.event_log_storage
+        latest = storage.get_asset_check_execution_history(check, limit=1, status=decided)
+        return latest[0].evaluation if latest else None
 
     def position(self) -> int:
         """The storage id of the latest event of any kind that a state is read from; 0 before the first."""

@@ -133,7 +133,8 @@ def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     import numpy as np
 
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: NDArray[np.float32] = vectors / np.where(norms == 0, 1, norms).astype(np.float32)
+    norms[norms == 0] = 1
+    unit: NDArray[np.float32] = np.divide(vectors, norms, dtype=np.float32)
     return unit
 
 
