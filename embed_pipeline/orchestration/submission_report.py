@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from embed_pipeline.orchestration.records import TaskRecord
 from embed_pipeline.orchestration.submission_plan import minutes_spent
+
+if TYPE_CHECKING:
+    from embed_pipeline.client import ClientStats
 
 
 @dataclass
