@@ -12,9 +12,13 @@ from embed_pipeline.emulator.results import EmbeddingResult
 from embed_pipeline.emulator.settings import EmulatorSettings
 from embed_pipeline.emulator.sources import SourceError
 from embed_pipeline.emulator.wire import without_query
+from embed_pipeline.errors import ConfigurationError
 
 Compute = Callable[[Path | None, AcceptedRequest], EmbeddingResult]
 """Embeds the file at a path. Blocking. The path is None where `reads_sources` says that no file is needed."""
+
+
+ENGINES = ("signal", "models", "instant")
 
 
 def reads_sources(settings: EmulatorSettings) -> bool:
@@ -30,7 +34,15 @@ def compute_for(settings: EmulatorSettings) -> Compute:
 
     Returns:
         A blocking function that raises `SourceError` with the platform's words where the media cannot be embedded.
+
+    Raises:
+        ConfigurationError: If there is no such engine.
     """
+    if settings.engine not in ENGINES and ":" not in settings.engine:
+        raise ConfigurationError(
+            f"There is no engine {settings.engine!r}; choose one of {', '.join(ENGINES)}, or package.module:attribute "
+            "for one of your own."
+        )
     if settings.engine != "instant":
         return _isolated(settings)
 

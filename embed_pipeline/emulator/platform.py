@@ -76,7 +76,8 @@ class Platform:
         )
 
     def start(self) -> None:
-        """Begin to work on queued tasks."""
+        """Begin to work on queued tasks; vectors past their retention are deleted first."""
+        self.store.drop_results_before(self.clock.now() - round(self.settings.retention_sec * 1000))
         self.workers.start()
         self.intake.start()
 

@@ -259,7 +259,9 @@ def _parser() -> argparse.ArgumentParser:
         help="how to take an open question, such as error_shape=flat; may be repeated",
     )
     parser.add_argument("--api-key", help="the only key to accept (default: any that is not empty)")
-    parser.add_argument("--engine", default="signal", help="signal (default), instant, or module:attribute")
+    parser.add_argument(
+        "--engine", default="signal", help="signal (default), models, instant, or package.module:attribute"
+    )
     parser.add_argument(
         "--instant-duration", type=float, metavar="SECONDS", help="instant engine: read no media, take this length"
     )

@@ -175,6 +175,7 @@ def test_two_emulators_do_not_share_a_state_folder(tmp_path, capsys):
         (["--media-root", "/nowhere/at/all"], "/nowhere/at/all"),
         (["--faults", "/nowhere/faults.json"], "/nowhere/faults.json"),
         (["--switch", "colour=red"], "colour"),
+        (["--engine", "steam"], "steam"),
         (["--switch", "gzip=perhaps"], "true or false"),
         (["--switch", "error_shape=round"], "nested"),
         (["--host", "300.1.1.1"], "300.1.1.1"),
