@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from embed_pipeline.emulator.engine.failure import MediaFailure
 from embed_pipeline.emulator.engine.isolation import close_workers, embed_isolated
-from embed_pipeline.emulator.engine.registry import embed, load_engine
+from embed_pipeline.emulator.engine.registry import embed, embed_query, load_engine
 from embed_pipeline.emulator.engine.request import Dynamic, EmbedRequest, Engine, EngineLimits, EngineResult, Fixed
 
 __all__ = [
@@ -21,5 +21,6 @@ __all__ = [
     "close_workers",
     "embed",
     "embed_isolated",
+    "embed_query",
     "load_engine",
 ]

@@ -6,11 +6,15 @@ import functools
 import importlib
 from pathlib import Path
 
+import numpy as np
+
+from embed_pipeline.emulator.engine.projection import shorten
 from embed_pipeline.emulator.engine.request import (
     EmbedRequest,
     Engine,
     EngineLimits,
     EngineResult,
+    FloatArray,
     Progress,
     no_progress,
 )
@@ -22,8 +26,8 @@ def load_engine(name: str) -> Engine:
     """The engine of that name, built once per process.
 
     Args:
-        name: `signal`, or `package.module:attribute` for one of your own, where the attribute is an
-            engine or something that returns one when called.
+        name: `signal`, `models` (needs the extra of that name), or `package.module:attribute` for one of your own,
+            where the attribute is an engine or something that returns one when called.
 
     Raises:
         ConfigurationError: There is no such engine, or it cannot be built.
@@ -32,10 +36,14 @@ def load_engine(name: str) -> Engine:
         from embed_pipeline.emulator.engine.signal import SignalEngine
 
         return SignalEngine()
+    if name == "models":
+        from embed_pipeline.emulator.engine.models.engine import ModelsEngine
+
+        return ModelsEngine()
     module_name, separator, attribute = name.partition(":")
     if not separator:
         raise ConfigurationError(
-            f"there is no engine {name!r}: use 'signal', or 'package.module:attribute' for one of your own"
+            f"there is no engine {name!r}: use 'signal', 'models', or 'package.module:attribute' for one of your own"
         )
     try:
         engine = getattr(importlib.import_module(module_name), attribute)
@@ -72,3 +80,23 @@ def embed(
         ConfigurationError: There is no such engine.
     """
     return load_engine(engine).embed(Path(path), request, limits or EngineLimits(), progress)
+
+
+def embed_query(text: str, *, engine: str = "signal", dimension: int = 512) -> FloatArray:
+    """One vector for a question, to be compared with the `transcription` rows of the same engine and no others.
+
+    Args:
+        text: What to look for.
+        engine: Which engine made the rows.
+        dimension: How many values their vectors have.
+
+    Returns:
+        float32 of shape (dimension,), of unit length.
+
+    Raises:
+        ConfigurationError: There is no such engine, or it does not embed text.
+    """
+    embed_words = getattr(load_engine(engine), "embed_words", None)
+    if embed_words is None:
+        raise ConfigurationError(f"the engine {engine!r} does not embed text: it has no method 'embed_words'")
+    return shorten(np.asarray([embed_words(text)], np.float32), dimension).reshape(-1)

