@@ -1,0 +1,154 @@
+"""The component: a pipeline that another project adds in a few lines of YAML."""
+
+# No deferred annotations here: Dagster derives the YAML's schema from the annotations.
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from pydantic import BaseModel, ConfigDict, Field
+
+from embed_pipeline.orchestration.blueprint import Blueprint
+from embed_pipeline.orchestration.environment import API_KEY_VARIABLES, BASE_URL_VARIABLES
+from embed_pipeline.orchestration.pipeline import build_definitions
+from embed_pipeline.orchestration.policy import PipelinePolicy
+from embed_pipeline.orchestration.resources import EmbedClientResource, EmbeddingStoreResource, MediaLibraryResource
+from embed_pipeline.orchestration.settings import EmbeddingSettings
+from embed_pipeline.orchestration.sources import Delivery
+
+
+def _described(resource: type[dg.ConfigurableResource[Any]], field: str) -> str:
+    """What a resource says of its field, so that it is written once."""
+    return resource.model_fields[field].description or ""
+
+
+class PlatformAttributes(BaseModel):
+    """How the platform is reached, and what its plan allows."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    api_key_variable: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description=(
+            "The environment variable that holds the API key. Left out: EMBED_API_KEY, else TWELVE_LABS_API_KEY; and "
+            "where neither is set, the emulator is meant. The key itself never stands in YAML."
+        ),
+    )
+    base_url: str | None = Field(
+        None,
+        description="Where the API is. Left out: EMBED_BASE_URL, else TWELVELABS_BASE_URL, else the platform.",
+    )
+    concurrency: int = Field(8, ge=1, le=64, description=_described(EmbedClientResource, "concurrency"))
+    requests_per_minute: int | None = Field(
+        None, gt=0, description=_described(EmbedClientResource, "requests_per_minute")
+    )
+    requests_per_day: int | None = Field(None, gt=0, description=_described(EmbedClientResource, "requests_per_day"))
+    media_minutes_per_hour: float | None = Field(
+        None, gt=0, description=_described(EmbedClientResource, "media_minutes_per_hour")
+    )
+    media_minutes_per_day: float | None = Field(
+        None, gt=0, description=_described(EmbedClientResource, "media_minutes_per_day")
+    )
+    delivery: Delivery = Field("auto", description=_described(EmbedClientResource, "delivery"))
+
+    def resource(self, environment: Mapping[str, str]) -> EmbedClientResource:
+        """The client's resource; the key's variable is named in it, not read.
+
+        Args:
+            environment: Tells which of the usual variables are set.
+        """
+        variable = self.api_key_variable or next((name for name in API_KEY_VARIABLES if environment.get(name)), None)
+        base_url = self.base_url or next(
+            (environment[name] for name in BASE_URL_VARIABLES if environment.get(name)), ""
+        )
+        return EmbedClientResource(
+            api_key=dg.EnvVar(variable) if variable else "",
+            base_url=base_url,
+            **self.model_dump(exclude={"api_key_variable", "base_url"}),
+        )
+
+
+class EmbedPipelineScaffolder(dg.Scaffolder[BaseModel]):
+    """Writes a ``defs.yaml`` that runs as it is: on a folder of media beside the project, against the emulator."""
+
+    def scaffold(self, request: dg.ScaffoldRequest[BaseModel]) -> None:
+        """Write the file.
+
+        Args:
+            request: Where and in which format.
+        """
+        dg.scaffold_component(request, {"media": "media", "output": "embeddings"})
+
+
+@dg.scaffold_with(EmbedPipelineScaffolder)
+class EmbedPipelineComponent(dg.Component, dg.Model, dg.Resolvable):
+    """Keeps a library of audio and video embedded, and its segments' vectors in a Parquet dataset.
+
+    It watches the media library, creates one embedding task for each media file on the platform, collects the results
+    when they are ready, and keeps one compacted table of them all. Two of them in one code location need names.
+    """
+
+    media: str = Field(
+        description=(
+            "The media library: a folder (relative to the project), an fsspec URL such as s3://bucket/prefix, or a "
+            "file that lists URLs."
+        )
+    )
+    output: str = Field(description="The dataset: a folder (relative to the project) or an fsspec URL.")
+    name: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z][A-Za-z0-9_]*$",
+        description="Keeps several pipelines apart: put before each asset key, job, sensor and resource.",
+    )
+    include: list[str] = Field([], description=_described(MediaLibraryResource, "include"))
+    exclude: list[str] = Field([], description=_described(MediaLibraryResource, "exclude"))
+    platform: PlatformAttributes = Field(
+        PlatformAttributes(), description="How the platform is reached, and what its plan allows."
+    )
+    settings: EmbeddingSettings = Field(EmbeddingSettings(), description="What the media files are embedded with.")
+    policy: PipelinePolicy | None = Field(
+        None,
+        description=(
+            "Runs, retries, money and vanished files. Left out, new files are submitted by themselves on the emulator, "
+            "which costs nothing, and only on schedule or by hand on the platform."
+        ),
+    )
+    group_name: str = Field("embeddings", description="The asset group.")
+    owners: list[str] = Field([], description="Who owns the assets: team:name or e-mail addresses.")
+
+    def blueprint(self, project_root: Path, environment: Mapping[str, str]) -> Blueprint:
+        """The pipeline as a value; override it to change what the attributes do not reach.
+
+        Args:
+            project_root: What relative folders are relative to.
+            environment: Tells which of the usual variables are set.
+        """
+        client = self.platform.resource(environment)
+        return Blueprint(
+            client=client,
+            library=MediaLibraryResource(
+                location=_within(project_root, self.media), include=self.include, exclude=self.exclude
+            ),
+            store=EmbeddingStoreResource(root=_within(project_root, self.output)),
+            settings=self.settings,
+            policy=self.policy or PipelinePolicy(submit_automatically=client.is_emulator),
+            name=self.name,
+            group_name=self.group_name,
+            owners=tuple(self.owners),
+        )
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """The same definitions that ``build_definitions`` makes of a blueprint.
+
+        Args:
+            context: Where the component is.
+        """
+        return build_definitions(self.blueprint(context.project_root, os.environ))
+
+
+def _within(project_root: Path, location: str) -> str:
+    """A relative folder as one within the project; a URL or an absolute path as it is."""
+    return location if "://" in location else str(project_root / location)
