@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 
 from embed_pipeline import __version__
+from embed_pipeline.commands.opening import find_place
 from embed_pipeline.errors import EmbedPipelineError
 
 _HOME = click.option(
@@ -19,6 +20,13 @@ _HOME = click.option(
     show_default=True,
     help="Where Dagster's instance, the emulator's state and the dataset are kept.",
 )
+_HOME_OR_INSTANCE = click.option(
+    "--home",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    help="The --home of demo and dev. Otherwise DAGSTER_HOME where it is set, else .embed_pipeline.",
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="JSON on standard output instead of a table.")
 _MEDIA = click.option(
     "--media",
     type=click.Path(path_type=Path),
@@ -61,6 +69,94 @@ def emulator(arguments: tuple[str, ...]) -> None:
     from embed_pipeline.emulator.server import main as run_emulator
 
     sys.exit(run_emulator(list(arguments)))
+
+
+@cli.command()
+@_MEDIA
+@_HOME_OR_INSTANCE
+@_JSON
+def plan(media: Path | None, home: Path | None, as_json: bool) -> None:
+    """Tell what would be created, what it would cost and how long it would take. Spends nothing."""
+    from embed_pipeline.commands.plan import run_plan
+
+    sys.exit(run_plan(find_place(home, media, os.environ), as_json, Console()))
+
+
+@cli.command()
+@_MEDIA
+@_HOME_OR_INSTANCE
+@_JSON
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice(["unsubmitted", "processing", "embedded", "failed", "expired", "gone"]),
+    help="Only media files in this state; may be given more than once.",
+)
+def status(media: Path | None, home: Path | None, as_json: bool, states: tuple[str, ...]) -> None:
+    """Tell the one state of each media file, and why it failed if it did."""
+    from embed_pipeline.commands.status import run_status
+
+    sys.exit(run_status(find_place(home, media, os.environ), states, as_json, Console()))
+
+
+@cli.command()
+@_MEDIA
+@_HOME_OR_INSTANCE
+@click.option("--all", "everything", is_flag=True, help="All that failed or expired.")
+@click.option("--wait/--no-wait", default=None, help="Wait for results and write them, or leave that to the sensor.")
+@click.argument("keys", nargs=-1, metavar="[KEY...]")
+def retry(media: Path | None, home: Path | None, everything: bool, wait: bool | None, keys: tuple[str, ...]) -> None:
+    """Create new tasks for media files that failed or expired: those named by KEY or path, or --all."""
+    from embed_pipeline.commands.retry import run_retry
+
+    if bool(keys) == everything:
+        raise click.UsageError("Name the media files to retry, or say --all.")
+    sys.exit(run_retry(find_place(home, media, os.environ), keys, wait, Console()))
+
+
+@cli.command()
+@click.option(
+    "--library",
+    "library",
+    type=click.Path(path_type=Path),
+    default=lambda: os.environ.get("EMBED_MEDIA"),
+    help="The folder that was embedded: the --media of demo and dev.",
+)
+@_HOME_OR_INSTANCE
+@_JSON
+@click.option("--segment", help="A segment id, as in the column segment_id.")
+@click.option("--media", help="A media file of the dataset, or the path of any other: that one is embedded first.")
+@click.option("--vector", type=click.Path(path_type=Path), help="A .npy or .json file with one vector or several.")
+@click.option("--text", help="Words; among transcriptions that the emulator's engine has embedded.")
+@click.option("-k", "--count", type=click.IntRange(1), default=10, show_default=True, help="How many to find.")
+@click.option("--option", help="Only segments of this embedding option, such as visual.")
+@click.option(
+    "--scope",
+    type=click.Choice(["clip", "asset", "any"]),
+    default="clip",
+    show_default=True,
+    help="Segments, whole files, or both.",
+)
+@click.option("--space", help="The vector space, where the dataset has several.")
+def search(
+    library: Path | None,
+    home: Path | None,
+    as_json: bool,
+    segment: str | None,
+    media: str | None,
+    vector: Path | None,
+    text: str | None,
+    count: int,
+    option: str | None,
+    scope: str,
+    space: str | None,
+) -> None:
+    """Find the segments nearest to a segment, a media file, a vector or some words."""
+    from embed_pipeline.commands.search import SearchRequest, run_search
+
+    request = SearchRequest(segment, media, vector, text, count, option, None if scope == "any" else scope, space)
+    sys.exit(run_search(find_place(home, library, os.environ), request, as_json, Console()))
 
 
 def main() -> None:

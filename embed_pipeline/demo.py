@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from embed_pipeline.commands.platform import names_a_platform, started_emulator
+from embed_pipeline.commands.status import status_table
 from embed_pipeline.errors import ConfigurationError, EmbedPipelineError
 from embed_pipeline.workplace import Workplace
 
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from embed_pipeline.orchestration.blueprint import Blueprint
     from embed_pipeline.orchestration.status import MediaStatus
 
-_STYLES = {"embedded": "green", "failed": "red", "expired": "red", "gone": "dim", "processing": "yellow"}
 _LONGEST_SEC = 3600.0
 
 
@@ -66,16 +67,14 @@ def platform_environment(
     place: Workplace, environment: Mapping[str, str], console: Console
 ) -> Iterator[dict[str, str]]:
     """The environment with a platform in it: the one it names, or the emulator, which runs until the block ends."""
-    from embed_pipeline.emulator_process import emulator_process
-    from embed_pipeline.orchestration.environment import API_KEY_VARIABLES, BASE_URL_VARIABLES
+    from embed_pipeline.orchestration.environment import BASE_URL_VARIABLES
 
-    if any(environment.get(name) for name in (*API_KEY_VARIABLES, *BASE_URL_VARIABLES)):
+    if names_a_platform(environment):
         address = next((environment[name] for name in BASE_URL_VARIABLES if environment.get(name)), "the platform")
         console.print(f"Using {address}")
         yield dict(environment)
         return
-    with emulator_process(state=place.emulator_state, media_root=place.media) as url:
-        console.print(f"No EMBED_API_KEY is set: using the emulator at {url}")
+    with started_emulator(place.emulator_state, place.media, console) as url:
         yield {**environment, "EMBED_BASE_URL": url}
 
 
@@ -100,7 +99,7 @@ def _embed(place: Workplace, environment: dict[str, str], console: Console) -> i
         rows = read_statuses(instance, blueprint.names)
     if not rows:
         raise ConfigurationError(f"There are no media files in {place.media}: nothing to embed.")
-    console.print(_table(rows))
+    console.print(status_table(rows, "What became of each media file"))
     dataset = blueprint.store.dataset()
     _show_neighbours(dataset, rows, console)
     _show_how_to_open(dataset, console)
@@ -141,34 +140,6 @@ def _drive(blueprint: Blueprint, instance: object, console: Console) -> None:
             time.sleep(0.5)
 
 
-def _table(rows: list[MediaStatus]) -> Table:
-    from embed_pipeline.media import decode_partition_key
-
-    table = Table(title="What became of each media file")
-    table.add_column("media file", overflow="fold")
-    table.add_column("state")
-    table.add_column("segments", justify="right")
-    table.add_column("minutes", justify="right")
-    table.add_column("reason", overflow="fold")
-    for row in rows:
-        table.add_row(
-            decode_partition_key(row.media),
-            f"[{_STYLES.get(row.state.value, 'default')}]{row.state.value}[/]",
-            "" if row.segments is None else str(row.segments),
-            "" if row.minutes is None else f"{row.minutes:.2f}",
-            row.reason,
-        )
-    table.add_section()
-    table.add_row(
-        f"{len(rows)} media files",
-        "",
-        str(sum(row.segments or 0 for row in rows)),
-        f"{sum(row.minutes or 0.0 for row in rows if row.segments):.2f}",
-        "",
-    )
-    return table
-
-
 def _show_neighbours(dataset: EmbeddingDataset, rows: list[MediaStatus], console: Console) -> None:
     """Show that the vectors mean something: the segments nearest to one, wherever they are."""
     from embed_pipeline.dataset import SegmentQuery, nearest, read_embeddings
@@ -184,7 +155,7 @@ def _show_neighbours(dataset: EmbeddingDataset, rows: list[MediaStatus], console
                 media=row.media,
                 option=option,
                 scope="clip",
-                **_space(dataset),
+                space=_space(dataset),
             ).to_pylist()
             if not segments:
                 continue
@@ -196,7 +167,7 @@ def _show_neighbours(dataset: EmbeddingDataset, rows: list[MediaStatus], console
                 source="segments",
                 option=option,
                 scope="clip",
-                **_space(dataset),
+                space=_space(dataset),
             )
             elsewhere = [match for match in matches if match.media != row.media]
             if elsewhere and (best is None or elsewhere[0].score > best[0]):
@@ -215,10 +186,10 @@ def _show_neighbours(dataset: EmbeddingDataset, rows: list[MediaStatus], console
     console.print(table)
 
 
-def _space(dataset: EmbeddingDataset) -> dict[str, str]:
+def _space(dataset: EmbeddingDataset) -> str | None:
     """The newest vector space, where the dataset holds several."""
     spaces = dataset.spaces()
-    return {"space": spaces[-1]} if len(spaces) > 1 else {}
+    return spaces[-1] if len(spaces) > 1 else None
 
 
 def _show_how_to_open(dataset: EmbeddingDataset, console: Console) -> None:

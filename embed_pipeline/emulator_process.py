@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from embed_pipeline.errors import ConfigurationError
 
 _ENDS_WITHIN_SEC = 10
+_ADDRESS = "address"
 
 
 @contextmanager
@@ -49,11 +52,29 @@ def emulator_process(*, state: Path, media_root: Path, port: int = 0) -> Iterato
             process.wait(_ENDS_WITHIN_SEC)
             words = (state / "emulator.log").read_text(errors="replace").strip().splitlines()
             raise ConfigurationError(f"The emulator did not start: {words[-1] if words else 'it said nothing'}")
-        yield next(word for word in line.split() if word.startswith("http"))
+        url = next(word for word in line.split() if word.startswith("http"))
+        (state / _ADDRESS).write_text(url)
+        yield url
     finally:
+        (state / _ADDRESS).unlink(missing_ok=True)
         process.terminate()
         try:
             process.wait(_ENDS_WITHIN_SEC)
         except subprocess.TimeoutExpired:
             process.kill()
         log.close()
+
+
+def running_emulator(state: Path) -> str | None:
+    """The base URL of the emulator that another local command runs over this state; None where none answers.
+
+    Args:
+        state: Where it keeps tasks and results.
+    """
+    try:
+        url = (state / _ADDRESS).read_text().strip()
+        parts = urlsplit(url)
+        with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=2):
+            return url
+    except (OSError, ValueError):
+        return None
