@@ -20,7 +20,15 @@ import numpy as np
 import pyarrow.dataset
 import pyarrow.parquet as pq
 
-from embed_pipeline.dataset import EmbeddingDataset, MediaSegments, SegmentQuery, codec, nearest, vector_space
+from embed_pipeline.dataset import (
+    EmbeddingDataset,
+    MediaSegments,
+    SegmentQuery,
+    codec,
+    nearest,
+    stream_embeddings,
+    vector_space,
+)
 from embed_pipeline.dataset.search import unit_rows
 from embed_pipeline_tests.dataset.values import CREATED_AT, DIGEST
 
@@ -86,6 +94,18 @@ def compact_unchanged(dataset, media, dimension):
     return {"seconds": time.perf_counter() - start}
 
 
+def read(dataset, media, dimension):
+    start = time.perf_counter()
+    rows = sum(len(table) for table in stream_embeddings(dataset))
+    ours = time.perf_counter() - start
+    start = time.perf_counter()
+    for uri in dataset.snapshot_uris():
+        for group in range((file := pq.ParquetFile(uri)).num_row_groups):
+            file.read_row_group(group)
+    raw = rows * dimension * 4 / 1e6
+    return {"mb_s": raw / ours, "bare_pyarrow_mb_s": raw / (time.perf_counter() - start)}
+
+
 def search(dataset, media, dimension):
     query = np.random.default_rng(3).standard_normal(dimension)
     taken = []
@@ -110,7 +130,7 @@ def plain_numpy(dataset, media, dimension):
     return {"seconds": read + time.perf_counter() - start, "of_which_reading": read}
 
 
-PHASES = [imports, fill, compact, compact_unchanged, compact_one_changed, search, plain_numpy]
+PHASES = [imports, fill, compact, compact_unchanged, compact_one_changed, read, search, plain_numpy]
 
 
 def main():

@@ -13,7 +13,9 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
+from embed_pipeline.dataset.segments import without_credentials
 from embed_pipeline.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -60,6 +62,12 @@ class Storage:
     def _located(self) -> tuple[Any, str]:
         from fsspec.core import url_to_fs
 
+        # container@account is how Azure names a place; only a password makes it a credential.
+        if ":" in urlsplit(self.root).netloc.rpartition("@")[0]:
+            raise DatasetError(
+                f"The dataset root {without_credentials(self.root)!r} was given with a password in it. Leave it out, "
+                "and let the store find credentials in its usual places (environment, profile, role)."
+            )
         try:
             filesystem, base = url_to_fs(self.root, **self.options)
         except (ImportError, ValueError) as error:

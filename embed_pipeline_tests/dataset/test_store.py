@@ -236,3 +236,10 @@ def test_importing_the_room_loads_nothing_heavy():
     heavy = "{'pyarrow', 'pandas', 'numpy', 'fsspec', 'dagster'}"
     code = f"import sys, embed_pipeline.dataset; print(sorted({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_a_root_with_a_password_is_refused_without_repeating_it():
+    with pytest.raises(DatasetError, match="with a password in it") as caught:
+        EmbeddingDataset("ftp://me:hunter2@example.com/data").spaces()
+    assert "hunter2" not in str(caught.value)
+    assert "secret" not in repr(EmbeddingDataset("s3://bucket", {"secret": "secret"}))
