@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar
 
-from pydantic import AliasChoices, Field
+from pydantic import Field
 
 from embed_pipeline.client.errors import (
     ApiError,
@@ -69,7 +69,7 @@ class Asset(ResponseModel):
         error: Why it failed.
     """
 
-    id: str | None = Field(default=None, validation_alias=AliasChoices("_id", "id"), serialization_alias="_id")
+    id: str | None = Field(default=None, alias="_id")
     method: str | None = None
     status: str | None = None
     filename: str | None = None

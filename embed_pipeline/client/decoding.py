@@ -99,8 +99,7 @@ def _decode_whole(body: bytes) -> tuple[dict[str, Any], _Columns | None]:
     if not isinstance(document, simdjson.Object):
         raise UnreadableResponseError("The task's JSON is no object.")
     data, head = None, {}
-    for name in document.keys():  # noqa: SIM118 - simdjson's object iterates differently
-        value = document[name]
+    for name, value in document.items():
         if name == "data":
             data = value
         else:
@@ -145,14 +144,15 @@ class _Columns:
             for row, item in enumerate(items):
                 number = self.count + row
                 try:
-                    values = np.frombuffer(item["embedding"].as_buffer(of_type="d"))
+                    numbers = item["embedding"]
+                    values = np.frombuffer(numbers.as_buffer(of_type="d"))
                 except (KeyError, TypeError, ValueError, AttributeError):
                     raise self._bad(number, "has no embedding that is a list of numbers") from None
                 if vectors is None:
                     if self.dimension is None:
                         self.dimension = len(values)
                     vectors = np.empty((size, self.dimension), np.float32)
-                if len(values) != self.dimension or len(item["embedding"]) != self.dimension or not len(values):
+                if len(values) != self.dimension or len(numbers) != self.dimension or not len(values):
                     raise self._bad(number, f"has {len(values)} numbers where the others have {self.dimension}")
                 vectors[row] = values
                 option, scope = item.get("embedding_option"), item.get("embedding_scope")
@@ -182,11 +182,11 @@ class _Columns:
     ) -> NDArray[float32] | None:
         import numpy as np
 
-        for name in item.keys():  # noqa: SIM118
+        for name, value in item.items():
             if name not in _COLUMNS:
                 column = self.extra.setdefault(name, [])
                 column.extend([None] * (number - len(column)))
-                column.append(_plain(item[name]))
+                column.append(_plain(value))
         raw = item.get("embedding_uncertainty")
         if raw is None:
             return uncertainties

@@ -80,9 +80,7 @@ def _failed(session: Session, request: Outgoing, error: Exception) -> Connection
 
 
 def _reply(response: httpx.Response) -> Reply:
-    return Reply(
-        response.status_code, {name.lower(): value for name, value in response.headers.items()}, response.content
-    )
+    return Reply(response.status_code, dict(response.headers.items()), response.content)
 
 
 class ThreadDriver:

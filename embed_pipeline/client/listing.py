@@ -80,10 +80,10 @@ class Walk(Generic[Item]):
         page = yield from self.fetch(number, self._until)
         self._pages_fetched += 1
         fresh = self._take(page.items)
-        if self._pages_fetched == 1 and not self.bounded:
-            self._until = _just_after(page.items)
         size = page.info.limit_per_page or self.page_limit or _DEFAULT_PAGE_LIMIT
         goes_on = self._goes_on(page, number, fresh, size)
+        if goes_on and self._pages_fetched == 1 and not self.bounded:
+            self._until = _just_after(page.items)
         total, self._next = page.info.total_results, number + 1
         if total is not None and self._total is not None and total < self._total and number > self.first_page:
             moved = math.ceil((self._total - total) / size)

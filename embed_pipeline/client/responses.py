@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, overload
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from embed_pipeline.client.errors import EmptyResultError
 from embed_pipeline.client.redaction import redact_value
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 class ResponseModel(BaseModel):
     """Common to everything that is read: immutable, and tolerant of fields that are new."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=(), hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="allow", frozen=True, populate_by_name=True, protected_namespaces=(), hide_input_in_errors=True
+    )
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
@@ -31,7 +33,7 @@ class ResponseModel(BaseModel):
 
 
 def _identifier() -> Any:
-    return Field(validation_alias=AliasChoices("_id", "id"), serialization_alias="_id")
+    return Field(alias="_id")
 
 
 class TasksCreateResponse(ResponseModel):
@@ -273,7 +275,7 @@ class MediaEmbeddingTaskMedia(ResponseModel):
 class MediaEmbeddingTask(ResponseModel):
     """A task as the list gives it: without vectors and without the reason of a failure."""
 
-    id: str | None = Field(default=None, validation_alias=AliasChoices("_id", "id"), serialization_alias="_id")
+    id: str | None = Field(default=None, alias="_id")
     model_name: str | None = None
     status: str | None = None
     created_at: datetime | None = None
