@@ -65,18 +65,23 @@ class EndedRun:
     at: datetime
 
 
-def held_back(failed: Iterable[EndedRun], first_sec: float, now: datetime) -> dict[str, datetime]:
+def held_back(
+    failed: Iterable[EndedRun], first_sec: float, now: datetime, *, since: Mapping[str, datetime] | None = None
+) -> dict[str, datetime]:
     """The keys that wait because runs for them failed, with the time from which they may be asked for again.
 
     Args:
-        failed: Runs that failed since the key's last success.
+        failed: Runs that failed.
         first_sec: The wait after the first failure, in seconds; it doubles with each further one.
         now: The time of the decision.
+        since: When there was first anything to do for a key; what failed before does not count against it.
     """
     count: dict[str, int] = {}
     last: dict[str, datetime] = {}
     for run in failed:
         for key in run.keys:
+            if since is not None and key in since and run.at < since[key]:
+                continue
             count[key] = count.get(key, 0) + 1
             last[key] = max(last.get(key, run.at), run.at)
     until = {key: last[key] + backoff(count[key], first_sec, longest_sec=3600.0) for key in count}

@@ -14,7 +14,7 @@ from embed_pipeline.orchestration.ledger import Ledger
 from embed_pipeline.orchestration.ranges import contiguous_ranges, held_back
 from embed_pipeline.orchestration.runs import runs_of_asset
 from embed_pipeline.orchestration.task_statuses import StatusSurvey, survey
-from embed_pipeline.orchestration.versions import Outcome, task_version
+from embed_pipeline.orchestration.versions import Outcome
 
 
 def build_embedding_ready_sensor(
@@ -109,9 +109,11 @@ class Readiness:
             order,
             since=now - timedelta(hours=6),
         )
-        waiting = held_back(runs.failed, policy.retry_backoff_sec, now)
-        open_keys = [key for key in versions if key not in runs.in_flight and key not in waiting]
-        pending = self._pending(open_keys)
+        pending = self._pending([key for key in versions if key not in runs.in_flight])
+        # A run that failed before the task was created had to do with another one.
+        since = {key: task.submitted_at for key, task in pending.items()}
+        waiting = held_back(runs.failed, policy.retry_backoff_sec, now, since=since)
+        pending = {key: task for key, task in pending.items() if key not in waiting}
         try:
             with self._blueprint.client_resource(self._context.resources).client() as client:
                 found = survey(
@@ -141,10 +143,6 @@ class Readiness:
         return dg.SensorResult(run_requests=[dg.RunRequest(tags=some.tags) for some in chosen])
 
     def _pending(self, keys: list[str]) -> dict[str, Pending]:
-        """The task of each key. A version is its task id, but for ids that no tag can hold: those are read up."""
+        """The task of each key."""
         records = self._ledger.latest_tasks(keys)
-        return {
-            key: Pending(record.task_id, record.submitted_at)
-            for key, record in records.items()
-            if task_version(record.task_id)
-        }
+        return {key: Pending(record.task_id, record.submitted_at) for key, record in records.items()}

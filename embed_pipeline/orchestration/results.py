@@ -105,7 +105,7 @@ def fetch_result(
         settings: What the file was to be embedded with.
         ledger: Knows under which other names the same task's segments were written.
     """
-    from embed_pipeline.client import NotFoundError, classify_failure
+    from embed_pipeline.client import EmptyResultError, NotFoundError, UnreadableResponseError, classify_failure
 
     try:
         response = client.v_2.tasks.retrieve(task.task_id)
@@ -113,8 +113,16 @@ def fetch_result(
         return _from_the_dataset(task, dataset, ledger) or Expired(
             f"Task {task.task_id} is not known to the platform any more, and its result with it: {error}"
         )
+    except UnreadableResponseError as error:
+        if error.passing:
+            raise
+        # Asking again gives the same; another task may give something else.
+        return Failed(str(error), passing=True)
     if response.status == "ready":
-        return _write(task, response, dataset, settings)
+        try:
+            return _write(task, response, dataset, settings)
+        except EmptyResultError as error:
+            return Failed(str(error), passing=True)
     if response.status != "failed":
         return NotReady()
     words = response.error.message if response.error and response.error.message else "no reason given"
