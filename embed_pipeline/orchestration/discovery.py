@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from embed_pipeline.media import Listing, MediaLibrary
 
 
+_PROBLEMS_SHOWN = 3
+
+
 def build_media_discovery_sensor(
     *, blueprint: Blueprint, default_status: dg.DefaultSensorStatus = dg.DefaultSensorStatus.RUNNING
 ) -> dg.SensorDefinition:
@@ -62,7 +65,12 @@ class Discovery:
         library = self._blueprint.library_resource(self._context.resources).library()
         listing = library.list()
         files = {file.key: file for file in listing.files}
-        fingerprints = library.fingerprints(listing.files, budget_sec=max(deadline - time.monotonic(), 1.0))
+        problems = list(listing.problems)
+        fingerprints = library.fingerprints(
+            listing.files,
+            budget_sec=max(deadline - time.monotonic(), 1.0),
+            on_problem=lambda _, error: problems.append(str(error)),
+        )
         partitions, told = self._ledger.partitions(), self._ledger.media_versions()
         plan = plan_discovery(
             list(files),
@@ -86,7 +94,7 @@ class Discovery:
             if wanted.watermark is not None:
                 self._context.update_cursor(str(wanted.watermark))
         requests = [dg.RunRequest(tags=dict(tags)) for tags in wanted.ranges]
-        summary = _summary(len(files), plan, wanted)
+        summary = _summary(len(files), plan, wanted, problems)
         self._context.log.info(summary)
         if not (events or plan.add or plan.retire or requests):
             return dg.SkipReason(summary)
@@ -156,7 +164,7 @@ def _unsure(listing: Listing, partitions: Sequence[str]) -> Collection[str]:
     return listing.settling
 
 
-def _summary(files: int, plan: DiscoveryPlan, wanted: SubmissionRequests) -> str:
+def _summary(files: int, plan: DiscoveryPlan, wanted: SubmissionRequests, problems: Sequence[str]) -> str:
     changed = len(plan.observe) - len(plan.add) - len(plan.vanished)
     parts = [
         f"{files} media files",
@@ -169,4 +177,4 @@ def _summary(files: int, plan: DiscoveryPlan, wanted: SubmissionRequests) -> str
         *([f"{len(wanted.ranges)} runs requested"] if wanted.ranges else []),
         *([f"{wanted.later} wait for their turn"] if wanted.later else []),
     ]
-    return ", ".join(parts) + "."
+    return " ".join([", ".join(parts) + ".", *problems[:_PROBLEMS_SHOWN]])

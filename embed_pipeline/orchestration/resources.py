@@ -97,6 +97,14 @@ class MediaLibraryResource(dg.ConfigurableResource[Any]):
         ge=0,
         description="A file that changed within so many seconds may still be being written and is left for later.",
     )
+    extensions: list[str] = Field(
+        default=[], description="File name endings that are taken for media, such as .mp4; empty for the usual ones."
+    )
+    recursive: bool = Field(default=True, description="Whether folders within the library are looked into.")
+    follow_links: bool = Field(default=False, description="Whether symbolic links may lead out of the library.")
+    storage_options: dict[str, Any] = Field(
+        default={}, description="Passed to fsspec. Credentials are better left to the store's own usual means."
+    )
     cache: str | None = Field(
         default=None, description="Where fingerprints are cached; empty for the user's cache folder."
     )
@@ -107,13 +115,17 @@ class MediaLibraryResource(dg.ConfigurableResource[Any]):
         Raises:
             ConfigurationError: The location does not make sense.
         """
-        from embed_pipeline.media import MediaLibrary
+        from embed_pipeline.media import DEFAULT_EXTENSIONS, MediaLibrary
 
         return MediaLibrary(
             self.location,
             include=self.include,
             exclude=self.exclude,
+            extensions=self.extensions or DEFAULT_EXTENSIONS,
+            recursive=self.recursive,
             settle_seconds=self.settle_sec,
+            follow_links=self.follow_links,
+            storage_options=self.storage_options,
             cache=self.cache,
         )
 
@@ -122,6 +134,9 @@ class EmbeddingStoreResource(dg.ConfigurableResource[Any]):
     """Where the dataset is."""
 
     root: str = Field(description="A folder or an fsspec URL such as s3://bucket/prefix.")
+    storage_options: dict[str, Any] = Field(
+        default={}, description="Passed to fsspec. Credentials are better left to the store's own usual means."
+    )
     layout: Literal["fixed", "list"] = Field(
         default="fixed", description="fixed: fixed-size lists; list: for readers that cannot take them."
     )
@@ -130,4 +145,6 @@ class EmbeddingStoreResource(dg.ConfigurableResource[Any]):
         """The dataset that this resource names."""
         from embed_pipeline.dataset import EmbeddingDataset, ParquetEncoding
 
-        return EmbeddingDataset(self.root, encoding=ParquetEncoding(layout=self.layout))
+        return EmbeddingDataset(
+            self.root, storage_options=self.storage_options or None, encoding=ParquetEncoding(layout=self.layout)
+        )
