@@ -1,6 +1,6 @@
 """Writing, compaction and search of a large dataset, with time and peak memory of each; against bare pyarrow and numpy.
 
-Run: python benchmarks/dataset_table.py [--segments 1000000] [--dimension 512] [--folder /tmp]
+Run: python benchmarks/dataset_table.py [--segments 1000000] [--dimension 512] [--folder FOLDER]
 A million segments of 512 dimensions are about 2 GB and take some minutes. Every phase is a process of its own, so that
 its peak memory is its own; "beyond imports" is what the peak adds to that of a process that only imports.
 """
