@@ -51,8 +51,8 @@ def plan_discovery(
         told: The latest version that was logged for each key.
         unsure: The keys that are not listed and may be there all the same: files that are being written, or all of them
             where part of the library cannot be read.
-        needed: Contents that a file which is there waits for: what the dataset has of them under a name that is gone may
-            be all that is left of them.
+        needed: Contents that a file which is there waits for: what the dataset has of them under a name that is gone
+            may be all that is left of them.
         limit: New and changed keys in one tick, at the most.
         when_vanished: What becomes of a file that is no longer in the library.
     """

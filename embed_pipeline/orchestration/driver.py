@@ -83,7 +83,7 @@ class Driver:
                 for key in request.partition_keys:
                     self._instance.delete_dynamic_partition(request.partitions_def_name, key)
         runs = tuple(
-            self.run(request.job_name or sensor.job_name, dict(request.tags)) for request in answer.run_requests or []
+            self.run(str(request.job_name or sensor.job_name), dict(request.tags)) for request in answer.run_requests or []
         )
         return Tick(answer.skip_message, runs)
 

@@ -49,7 +49,7 @@ def survey(
         ended_at=whole_seconds(now + _SKEW),
         page_limit=50,
     ):
-        if task.id in submitted:
+        if task.id is not None and task.id in submitted:
             found[task.id] = task.status or "processing"
             if len(found) == len(submitted):
                 break
