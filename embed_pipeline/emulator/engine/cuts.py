@@ -78,8 +78,7 @@ class CutDetector:
         if len(differences) < len(times):
             differences = np.concatenate([np.zeros(1, np.float32), differences])
         self._changes.extend(zip(times, differences.tolist(), strict=True))
-        spread = thumbs[-len(times) :].astype(np.float32).mean(axis=3).std(axis=(1, 2))
-        for time, std in zip(times, spread.tolist(), strict=True):
+        for time, std in zip(times, _spread(thumbs[-len(times) :]).tolist(), strict=True):
             self._watch_blank(time, std)
         self._examine(len(self._changes) - _REACH)
 
@@ -138,6 +137,18 @@ def frame_differences(thumbs: Thumb) -> FloatArray:
     cells = colours.astype(np.int32) + 64 * quadrant.astype(np.int32) + 256 * np.arange(count)[:, None, None]
     histograms = np.bincount(cells.ravel(), minlength=256 * count).reshape(count, 256).astype(np.float32)
     histogram_distance = np.abs(np.diff(histograms, axis=0)).sum(axis=1) / (2 * WIDTH * HEIGHT)
-    blocks = thumbs.reshape(count, HEIGHT // 4, 4, WIDTH // 4, 4, 3).mean(axis=(2, 4), dtype=np.float32)
-    block_difference = np.abs(np.diff(blocks, axis=0)).mean(axis=(1, 2, 3)) / 255
+    # Sums of slices: a fraction of what a mean over two axes costs.
+    rows = thumbs.astype(np.uint16).reshape(count, HEIGHT // 4, 4, WIDTH * 3)
+    tall = rows[:, :, 0] + rows[:, :, 1] + rows[:, :, 2] + rows[:, :, 3]
+    wide = tall.reshape(count, HEIGHT // 4, WIDTH // 4, 4, 3)
+    blocks = (wide[..., 0, :] + wide[..., 1, :] + wide[..., 2, :] + wide[..., 3, :]).reshape(count, -1).astype(np.int32)
+    block_difference = np.abs(np.diff(blocks, axis=0)).mean(axis=1) / (16 * 255)
     return np.asarray((0.5 * histogram_distance + 0.5 * np.minimum(1.0, 4 * block_difference)), np.float32)
+
+
+def _spread(thumbs: Thumb) -> FloatArray:
+    """The standard deviation of each frame's green channel, which stands for its brightness."""
+    green = thumbs[..., 1].reshape(len(thumbs), -1).astype(np.float32)
+    mean = green @ np.full(green.shape[1], 1 / green.shape[1], np.float32)
+    square = np.einsum("ij,ij->i", green, green) / np.float32(green.shape[1])
+    return np.asarray(np.sqrt(np.maximum(square - mean**2, 0)), np.float32)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 
@@ -37,6 +37,7 @@ _CONTAINERS: Final = (
 # A time that leaps further than this beyond its predecessor and beyond what the header says is a damaged time.
 _LEAP_SEC: Final = 30.0
 _DRIFT_SEC: Final = 0.2
+_STRETCH_SEC: Final = 0.5
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,9 @@ class MediaStream:
     """
 
     def __init__(self, container: InputContainer, request: EmbedRequest, limits: EngineLimits) -> None:
+        import av
+
+        self._damage = (av.error.FFmpegError, ValueError, MemoryError)
         self._container = container
         self._limits = limits
         self._end = request.end_sec
@@ -127,6 +131,8 @@ class MediaStream:
             self._audio = sounds[0] if sounds else None
             self._video = None if sounds else films[0]
         self.decodes_picture = self._video is not None
+        rate = self._video.average_rate if self._video is not None else None
+        self._picture_sec = min(10.0, float(1 / rate)) if rate else 0.04
         if self._video is not None:
             self._check_picture_size(self._video.codec_context.width, self._video.codec_context.height)
             self._video.codec_context.options = {"max_pixels": str(limits.pixels)}
@@ -183,7 +189,7 @@ class MediaStream:
             if packet.stream.type == "subtitle":
                 yield from self._caption(packet)
                 continue
-            for frame in _decode(packet):
+            for frame in self._decode(packet):
                 time = self._time(frame, clocks[index])
                 if time is None or time < self.start_sec - 1e-6:
                     continue
@@ -194,11 +200,11 @@ class MediaStream:
                     raise too_long(time - self.start_sec, self._limits.duration_sec)
                 if isinstance(frame, av.VideoFrame):
                     clocks[index] = time
-                    yield Picture(time, time + self._frame_sec(frame), frame)
+                    yield Picture(time, time + self._picture_sec, frame)
                 else:
-                    for block in sound.blocks(frame, time):
-                        clocks[index] = block.end
-                        yield block
+                    clocks[index] = time
+                    yield from sound.add(frame, time)
+        yield from sound.take()
 
     def _time(self, frame: object, clock: float) -> float | None:
         known: float | None = getattr(frame, "time", None)
@@ -209,11 +215,11 @@ class MediaStream:
             return None
         return max(time, 0.0)
 
-    def _frame_sec(self, frame: VideoFrame) -> float:
-        if frame.duration and frame.time_base:
-            return min(10.0, float(frame.duration * frame.time_base))
-        rate = self._video.average_rate if self._video is not None else None
-        return min(10.0, float(1 / rate)) if rate else 0.04
+    def _decode(self, packet: Packet[Any]) -> list[object]:
+        try:
+            return list(packet.decode())
+        except self._damage:
+            return []  # One damaged packet; the next key frame mends the picture.
 
     def _caption(self, packet: Packet[Any]) -> Iterator[Caption]:
         if packet.pts is None or packet.time_base is None:
@@ -221,7 +227,7 @@ class MediaStream:
         start = float(packet.pts * packet.time_base) - self._origin
         length = float((packet.duration or 0) * packet.time_base)
         lines = []
-        for shown in _decode(packet):
+        for shown in self._decode(packet):
             # Subtitles that are pictures have no words.
             words = getattr(shown, "dialogue", None) or getattr(shown, "text", None) or b""
             lines.append(words.decode("utf-8", "replace") if isinstance(words, bytes) else str(words))
@@ -230,42 +236,45 @@ class MediaStream:
 
 
 class _SoundTrack:
-    """Resamples decoded audio, and keeps its time by counting samples while the file's own times agree."""
+    """Resamples decoded audio in stretches of half a second, and keeps its time.
+
+    Samples are counted while the file's own times agree: that is exact, and times in files are rounded.
+    """
 
     def __init__(self) -> None:
         self._resampler: AudioResampler | None = None
         self._anchor = 0.0
-        self._samples = 0  # since the anchor: counting keeps the time exact
+        self._given = self._held = 0  # samples since the anchor
+        self._blocks: list[FloatArray] = []
 
-    def blocks(self, frame: object, time: float) -> Iterator[Sound]:
+    def add(self, frame: object, time: float) -> Iterator[Sound]:
         import av
 
-        samples = []
+        if abs(time - self._anchor - (self._given + self._held) / SAMPLE_RATE) > _DRIFT_SEC:
+            yield from self.take()
+            self._anchor, self._given = time, 0
         for _attempt in range(2):
             try:
                 if self._resampler is None:
                     self._resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
-                samples = [part.to_ndarray()[0] for part in self._resampler.resample(frame)]  # type: ignore[arg-type]
+                for part in self._resampler.resample(frame):  # type: ignore[arg-type]
+                    self._blocks.append(np.frombuffer(cast("bytes", part.planes[0]), np.float32, part.samples).copy())
+                    self._held += part.samples
                 break
             except (av.error.FFmpegError, ValueError):
                 self._resampler = None  # The format changed on the way: begin anew with it.
-        if abs(time - self._anchor - self._samples / SAMPLE_RATE) > _DRIFT_SEC:
-            self._anchor, self._samples = time, 0
-        for part in samples:
-            if len(part):
-                # Damaged floating point audio can hold anything, infinities included.
-                clean = np.clip(np.nan_to_num(part, nan=0.0, posinf=1.0, neginf=-1.0), -1.0, 1.0)
-                yield Sound(self._anchor + self._samples / SAMPLE_RATE, clean)
-                self._samples += len(clean)
+        if self._held >= _STRETCH_SEC * SAMPLE_RATE:
+            yield from self.take()
 
-
-def _decode(packet: Packet[Any]) -> list[object]:
-    import av
-
-    try:
-        return list(packet.decode())
-    except (av.error.FFmpegError, ValueError, MemoryError):
-        return []  # One damaged packet; the next key frame mends the picture.
+    def take(self) -> Iterator[Sound]:
+        """What has been held back so far."""
+        if self._held:
+            samples = np.concatenate(self._blocks)
+            # Damaged floating point audio can hold anything, infinities included.
+            clean = np.clip(np.nan_to_num(samples, nan=0.0, posinf=1.0, neginf=-1.0), -1.0, 1.0)
+            yield Sound(self._anchor + self._given / SAMPLE_RATE, clean)
+            self._given += self._held
+            self._held, self._blocks = 0, []
 
 
 @contextmanager
