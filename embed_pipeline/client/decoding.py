@@ -99,11 +99,11 @@ def _decode_whole(body: bytes) -> tuple[dict[str, Any], _Columns | None]:
     if not isinstance(document, simdjson.Object):
         raise UnreadableResponseError("The task's JSON is no object.")
     data, head = None, {}
-    for name, value in document.items():
+    for name in document.keys():  # noqa: SIM118 - simdjson's object iterates differently
         if name == "data":
-            data = value
+            data = document[name]
         else:
-            head[name] = _plain(value)
+            head[name] = _field(document, name)
     if data is None:
         return head, None
     if not isinstance(data, simdjson.Array):
@@ -111,6 +111,13 @@ def _decode_whole(body: bytes) -> tuple[dict[str, Any], _Columns | None]:
     columns = _Columns()
     columns.add(data)
     return head, columns
+
+
+def _field(element: Any, name: str) -> Any:
+    try:
+        return _plain(element[name])
+    except KeyError:  # simdjson looks names up as C strings, so it lists a name with a NUL and does not find it
+        return element.as_dict()[name]
 
 
 def _plain(value: Any) -> Any:
@@ -182,11 +189,11 @@ class _Columns:
     ) -> NDArray[float32] | None:
         import numpy as np
 
-        for name, value in item.items():
+        for name in item.keys():  # noqa: SIM118
             if name not in _COLUMNS:
                 column = self.extra.setdefault(name, [])
                 column.extend([None] * (number - len(column)))
-                column.append(_plain(value))
+                column.append(_field(item, name))
         raw = item.get("embedding_uncertainty")
         if raw is None:
             return uncertainties

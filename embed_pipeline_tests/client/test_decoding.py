@@ -137,6 +137,14 @@ def test_what_stands_beside_the_vectors_is_kept_even_if_it_is_odd():
     assert task.segments.embedding.tolist() == [[1.0]]
 
 
+@pytest.mark.parametrize("window", [1, 1_000_000])
+def test_names_that_are_odd_are_kept(window):
+    odd = {"nul\0": 1, "": 2, "a/b~c": [3]}
+    task = decode_task(json.dumps(body([item([1.0], **odd)] * 3, **odd)).encode(), window_bytes=window)
+    assert {name: task.model_extra[name] for name in odd} == odd
+    assert {name: column[2] for name, column in task.segments.extra.items()} == odd
+
+
 def test_the_items_are_views_of_the_matrix():
     segments = decode_task(json.dumps(body([item([1.0, 2.0]), item([3.0, 4.0])])).encode()).segments
     assert all(np.shares_memory(each.embedding, segments.embedding) for each in segments)
