@@ -5,7 +5,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,13 +18,26 @@ from embed_pipeline.orchestration.resources import EmbedClientResource, Embeddin
 from embed_pipeline.orchestration.settings import EmbeddingSettings
 from embed_pipeline.orchestration.sources import Delivery
 
+_Attributes = TypeVar("_Attributes", bound=BaseModel | None)
+
 
 def _described(resource: type[dg.ConfigurableResource[Any]], field: str) -> str:
     """What a resource says of its field, so that it is written once."""
     return resource.model_fields[field].description or ""
 
 
-class PlatformAttributes(BaseModel):
+def _resolved(context: dg.ResolutionContext, value: _Attributes) -> _Attributes:
+    """The attributes with the templates in their texts filled in.
+
+    The pydantic models themselves are the YAML's schema: what Dagster would derive from them has no descriptions.
+    """
+    if value is None:
+        return value
+    told = value.model_dump(exclude_unset=True)
+    return type(value).model_validate(context.resolve_value(told))
+
+
+class PlatformAttributes(BaseModel, dg.Resolvable):
     """How the platform is reached, and what its plan allows."""
 
     model_config = ConfigDict(extra="forbid")
@@ -98,26 +111,51 @@ class EmbedPipelineComponent(dg.Component, dg.Model, dg.Resolvable):
         )
     )
     output: str = Field(description="The dataset: a folder (relative to the project) or an fsspec URL.")
-    name: str | None = Field(
-        None,
-        pattern=r"^[A-Za-z][A-Za-z0-9_]*$",
-        description="Keeps several pipelines apart: put before each asset key, job, sensor and resource.",
-    )
-    include: list[str] = Field([], description=_described(MediaLibraryResource, "include"))
-    exclude: list[str] = Field([], description=_described(MediaLibraryResource, "exclude"))
-    platform: PlatformAttributes = Field(
-        PlatformAttributes(), description="How the platform is reached, and what its plan allows."
-    )
-    settings: EmbeddingSettings = Field(EmbeddingSettings(), description="What the media files are embedded with.")
-    policy: PipelinePolicy | None = Field(
-        None,
-        description=(
-            "Runs, retries, money and vanished files. Left out, new files are submitted by themselves on the emulator, "
-            "which costs nothing, and only on schedule or by hand on the platform."
+    name: Annotated[
+        str | None,
+        dg.Resolver.default(
+            description="Keeps several pipelines apart: put before each asset key, job, sensor and resource.",
+            examples=["films"],
         ),
-    )
-    group_name: str = Field("embeddings", description="The asset group.")
-    owners: list[str] = Field([], description="Who owns the assets: team:name or e-mail addresses.")
+    ] = Field(None, pattern=r"^[A-Za-z][A-Za-z0-9_]*$")
+    include: Annotated[
+        list[str], dg.Resolver.default(description=_described(MediaLibraryResource, "include"), examples=[["*.mp4"]])
+    ] = Field([])
+    exclude: Annotated[
+        list[str], dg.Resolver.default(description=_described(MediaLibraryResource, "exclude"), examples=[["raw/*"]])
+    ] = Field([])
+    platform: Annotated[
+        PlatformAttributes,
+        dg.Resolver(
+            _resolved,
+            model_field_type=PlatformAttributes,
+            description="How the platform is reached, and what its plan allows.",
+        ),
+    ] = PlatformAttributes()
+    settings: Annotated[
+        EmbeddingSettings,
+        dg.Resolver(
+            _resolved, model_field_type=EmbeddingSettings, description="What the media files are embedded with."
+        ),
+    ] = EmbeddingSettings()
+    policy: Annotated[
+        PipelinePolicy | None,
+        dg.Resolver(
+            _resolved,
+            model_field_type=PipelinePolicy | None,
+            description=(
+                "Runs, retries, money and vanished files. Left out, new files are submitted by themselves on the "
+                "emulator, which costs nothing, and only on schedule or by hand on the platform."
+            ),
+        ),
+    ] = None
+    group_name: Annotated[str, dg.Resolver.default(description="The asset group.")] = "embeddings"
+    owners: Annotated[
+        list[str],
+        dg.Resolver.default(
+            description="Who owns the assets: team:name or e-mail addresses.", examples=[["team:media"]]
+        ),
+    ] = Field([])
 
     def blueprint(self, project_root: Path, environment: Mapping[str, str]) -> Blueprint:
         """The pipeline as a value; override it to change what the attributes do not reach.

@@ -8,7 +8,7 @@ import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 
-class PipelinePolicy(BaseModel):
+class PipelinePolicy(BaseModel, dg.Resolvable):
     """How a pipeline submits, collects, retries, spends and forgets."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

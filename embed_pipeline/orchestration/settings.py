@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import Any, Literal
 
+import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MediaType = Literal["audio", "video"]
@@ -41,7 +42,7 @@ class Segmentation(BaseModel):
         return {"strategy": self.strategy, self.strategy: {length: self.seconds}}
 
 
-class EmbeddingSettings(BaseModel):
+class EmbeddingSettings(BaseModel, dg.Resolvable):
     """What a media file is embedded with. Two files embedded with the same settings may be compared."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
