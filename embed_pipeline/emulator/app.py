@@ -50,7 +50,8 @@ async def _on_refusal(request: Request, error: Exception) -> Response:
 
 
 async def _on_unknown(request: Request, _error: Exception) -> Response:
-    return refused(request, Refusal("There is no such endpoint.", code="resource_not_exist", status=404))
+    message = f"There is no such endpoint; every path of the API begins with {BASE_PATH}."
+    return refused(request, Refusal(message, code="resource_not_exist", status=404))
 
 
 async def _on_method(request: Request, error: Exception) -> Response:

@@ -157,6 +157,9 @@ async def retrieve_task(request: Request) -> Response:
     result = await in_thread(request, platform.store.result, task_id)
     if result is None:
         raise not_found("Embedding task", task_id)
+    if result.missing:
+        # An extension: why an option that was asked for has no rows.
+        body["metadata"]["embedding_missing"] = result.missing
     result = with_effects(result, task.effects, task_id)
     chunks = ready_chunks(body, result, wide=platform.settings.switches.wide_numbers)
     if len(result.labels) <= 2 * ROWS_PER_CHUNK:

@@ -146,6 +146,27 @@ class EmulatorSettings:
     timing: Timing = field(default_factory=Timing)
     sizes: Sizes = field(default_factory=Sizes)
 
+    def __post_init__(self) -> None:
+        """Refuse figures that make no sense.
+
+        Raises:
+            ConfigurationError: If one does not; it names the setting.
+        """
+        for name, value, lowest, highest in (
+            ("port", self.port, 0, 65535),
+            ("workers", self.workers, 1, 256),
+            ("instant_duration_sec", self.instant_duration_sec, 0.1, 10**6),
+            ("min_duration_sec", self.min_duration_sec, 0, 10**6),
+            ("max_duration_sec", self.max_duration_sec, 0, 10**6),
+            ("retention_sec", self.retention_sec, 0, 10**9),
+            ("after_sec", self.timing.after_sec, 0, 10**9),
+            ("after_polls", self.timing.after_polls, 0, 10**9),
+            ("per_media_sec", self.timing.per_media_sec, 0, 10**6),
+            ("asset_after_sec", self.timing.asset_after_sec, 0, 10**9),
+        ):
+            if value is not None and not lowest <= value <= highest:
+                raise ConfigurationError(f"The emulator's {name} must lie from {lowest} to {highest}, not at {value}.")
+
 
 def read_switches(assignments: Sequence[str]) -> Switches:
     """Read switches from texts such as `error_shape=flat` or `drop_short_tail=true`.

@@ -193,8 +193,8 @@ def ready_chunks(body: dict[str, Any], result: EmbeddingResult, *, wide: bool = 
             }
             if result.uncertainty is not None:
                 row["embedding_uncertainty"] = result.uncertainty[index]
-            rows.append(orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY))
-        yield (b"," if first else b"") + b",".join(rows)
+            rows.append(row)
+        yield (b"," if first else b"") + orjson.dumps(rows, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
     yield tail
 
 

@@ -91,7 +91,7 @@ class Workers:
             self._news += 1
             self._wake.notify()
 
-    def stop(self, timeout: float = 5.0) -> None:
+    def stop(self, timeout: float = 2.0) -> None:
         """Take no further task, and wait a while for those in work; what is not done by then is done after a restart.
 
         Args:

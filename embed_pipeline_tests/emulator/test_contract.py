@@ -21,7 +21,7 @@ from embed_pipeline.testing import TEST_SETTINGS
 
 SCHEMA = schemathesis.openapi.from_dict(openapi_document())
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
-SOME = hypothesis.settings(max_examples=25, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+SOME = hypothesis.settings(max_examples=15, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
 KEY = {"x-api-key": "k"}
 pytestmark = pytest.mark.server
 

@@ -142,8 +142,9 @@ def test_real_media_is_embedded_by_the_real_engine(media_folder):
         wait_until(lambda: not server.platform.store.unfinished(), 60)
         done = http.get(f"{TASKS}/{task_id}").json()
         assert done["status"] == "ready"
-        # The film is silent: what it lacks is left out, as the metadata's engine says who looked.
+        # The film is silent: what it lacks is left out, and the metadata says why.
         assert {row["embedding_option"] for row in done["data"]} == {"visual"}
+        assert set(done["metadata"]["embedding_missing"]) == {"audio", "transcription"}
         assert done["metadata"]["embedding_engine"].startswith("signal-")
         spans = [(row["start_sec"], row["end_sec"]) for row in done["data"] if row["embedding_scope"] == "clip"]
         assert [start for start, _ in spans] == [0.0, 5.0, 10.0]
@@ -176,6 +177,9 @@ def test_two_emulators_do_not_share_a_state_folder(tmp_path, capsys):
         (["--faults", "/nowhere/faults.json"], "/nowhere/faults.json"),
         (["--switch", "colour=red"], "colour"),
         (["--engine", "steam"], "steam"),
+        (["--port", "99999"], "port"),
+        (["--workers", "0"], "workers"),
+        (["--ready-after", "-1"], "after_sec"),
         (["--switch", "gzip=perhaps"], "true or false"),
         (["--switch", "error_shape=round"], "nested"),
         (["--host", "300.1.1.1"], "300.1.1.1"),
