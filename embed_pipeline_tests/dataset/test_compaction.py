@@ -251,3 +251,12 @@ def test_a_plan_does_not_write_what_is_large_and_unchanged(world, target):
     written = sum(source.size_bytes for output in plan.outputs for source in output)
     small = sum(file.size_bytes for file in files if file.size_bytes < target / 2 and file.space == "m-8")
     assert written <= small + 1
+
+
+def test_a_table_takes_each_media_file_under_the_settings_that_are_named_for_it(dataset):
+    for digest in ("old", "new"):
+        fill(dataset, KEYS[:3], settings_digest=digest)
+    dataset.compact(keys={KEYS[0]: "old", KEYS[1]: "new"})
+    table = read_embeddings(dataset, source="snapshot", columns=["media", "settings_digest"])
+    pairs = set(zip(table["media"].to_pylist(), table["settings_digest"].to_pylist(), strict=True))
+    assert pairs == {(KEYS[0], "old"), (KEYS[1], "new")}
