@@ -40,8 +40,11 @@ class Collected:
         from embed_pipeline.media import decode_partition_key
 
         segments = self.segments
+        drawn = {"timeline": timeline(segments), "self_similarity": self_similarity(segments) if pictures else None}
+        # In the order in which the page shows it.
         values: dict[str, Any] = {
             "embed_pipeline/path": decode_partition_key(task.media),
+            **{f"embed_pipeline/{name}": dg.MetadataValue.md(text) for name, text in drawn.items() if text is not None},
             "embed_pipeline/segments": self.written.rows,
             "embed_pipeline/dimension": segments.dimension,
             "embed_pipeline/space": segments.space,
@@ -64,12 +67,6 @@ class Collected:
             values["embed_pipeline/absent_options"] = ", ".join(self.absent)
         for content, tokens in self.usage.items():
             values[f"embed_pipeline/input_tokens_{content}"] = tokens
-        for name, picture in (
-            ("timeline", timeline(segments)),
-            ("self_similarity", self_similarity(segments) if pictures else None),
-        ):
-            if picture is not None:
-                values[f"embed_pipeline/{name}"] = dg.MetadataValue.md(picture)
         return values
 
 
