@@ -115,7 +115,7 @@ class AssetStore:
     def __init__(self, database: Database, folder: Path) -> None:
         self._database = database
         self.folder = folder
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
         database.create(_SCHEMA)
 
     def path(self, asset_id: str) -> Path:

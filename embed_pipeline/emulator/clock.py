@@ -7,7 +7,7 @@ import threading
 import time
 from datetime import UTC, datetime
 
-_RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})")
+_RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})", re.ASCII)
 
 
 class Clock:
@@ -67,6 +67,6 @@ def from_rfc3339(text: str) -> int:
     if not _RFC3339.fullmatch(text):
         raise ValueError(f"{text!r} is not an RFC 3339 date and time such as 2024-09-26T10:29:19Z")
     try:
-        return round(datetime.fromisoformat(text).timestamp() * 1000)
+        return round(datetime.fromisoformat(text.upper()).timestamp() * 1000)
     except OverflowError as error:
         raise ValueError(f"{text!r} is out of range") from error

@@ -22,6 +22,8 @@ class Database:
         self._opening = threading.Lock()
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
+        # It holds URLs with their signatures; SQLite gives its own further files the same mode.
+        path.touch(mode=0o600)
         self._writer = self._connect()
 
     def _connect(self) -> sqlite3.Connection:

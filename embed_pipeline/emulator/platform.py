@@ -52,7 +52,7 @@ class Platform:
         self.folder = Path(tempfile.mkdtemp(prefix="embed-emulator-")) if settings.state is None else settings.state
         self._lock = _lock(self.folder)
         self.media = self.folder / "media"
-        self.media.mkdir(exist_ok=True)
+        self.media.mkdir(mode=0o700, exist_ok=True)
         self._database = Database(self.folder / "emulator.sqlite3")
         self.store = TaskStore(self._database)
         self.assets = AssetStore(self._database, self.folder / "assets")

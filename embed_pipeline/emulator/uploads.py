@@ -95,7 +95,7 @@ class Uploads:
     def __init__(self, database: Database, folder: Path) -> None:
         self._database = database
         self._folder = folder
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
         database.create(_SCHEMA)
         key = folder / "signing-key"
         if not key.exists():

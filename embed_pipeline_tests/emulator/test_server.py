@@ -15,7 +15,7 @@ import httpx
 import numpy as np
 import pytest
 
-from embed_pipeline.emulator import EmulatorSettings, Switches, Timing
+from embed_pipeline.emulator import EmulatorSettings, Sizes, Switches, Timing
 from embed_pipeline.emulator.results import EmbeddingResult
 from embed_pipeline.emulator.server import Emulator, listen, main
 from embed_pipeline.errors import ConfigurationError
@@ -94,6 +94,32 @@ def test_work_that_was_interrupted_is_taken_up_again(tmp_path):
     with Emulator(settings, compute=one_row) as server, httpx.Client(headers={"x-api-key": "k"}) as http:
         url = f"{server.base_url}{TASKS}/{task_id}"
         wait_until(lambda: http.get(url).json()["status"] == "ready")
+
+
+def test_uploads_outlive_a_restart(tmp_path, media_folder):
+    settings = EmulatorSettings(state=tmp_path / "state", engine="instant", sizes=Sizes(chunk=100_000))
+    media = (media_folder / "tone.wav").read_bytes()
+    with Emulator(settings) as server, httpx.Client(headers={"x-api-key": "k"}) as http:
+        form = {"data": {"method": "direct"}, "files": {"file": ("tone.wav", media)}}
+        asset_id = http.post(f"{server.base_url}/assets", **form).json()["_id"]
+        opened = {"filename": "a.wav", "type": "audio", "total_size": len(media)}
+        session = http.post(f"{server.base_url}/assets/multipart-uploads", json=opened).json()
+        origin = server.base_url.removesuffix("/v1.3")
+        first, second = (entry["url"].removeprefix(origin) for entry in session["upload_urls"])
+        proofs = [httpx.put(f"{origin}{first}", content=media[:100_000]).headers["etag"]]
+    modes = {path.name: path.stat().st_mode & 0o077 for path in (tmp_path / "state").iterdir() if path.name != "lock"}
+    assert set(modes.values()) == {0}, modes
+    with Emulator(settings) as server, httpx.Client(headers={"x-api-key": "k"}) as http:
+        origin = server.base_url.removesuffix("/v1.3")
+        proofs.append(httpx.put(f"{origin}{second}", content=media[100_000:]).headers["etag"])
+        chunks = [
+            {"chunk_index": number, "proof": proof, "proof_type": "etag", "chunk_size": size}
+            for number, proof, size in zip((1, 2), proofs, (100_000, len(media) - 100_000), strict=True)
+        ]
+        path = f"{server.base_url}/assets/multipart-uploads/{session['upload_id']}"
+        assert "url" in http.post(path, json={"completed_chunks": chunks}).json()
+        for item in (asset_id, session["asset_id"]):
+            wait_until(lambda item=item: http.get(f"{server.base_url}/assets/{item}").json()["status"] == "ready")
 
 
 def one_row(path: Path | None, request) -> EmbeddingResult:
