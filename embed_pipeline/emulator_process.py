@@ -17,13 +17,17 @@ _ADDRESS = "address"
 
 
 @contextmanager
-def emulator_process(*, state: Path, media_root: Path, port: int = 0) -> Iterator[str]:
+def emulator_process(
+    *, state: Path, media_root: Path, port: int = 0, engine: str = "signal", instant_duration_sec: float | None = None
+) -> Iterator[str]:
     """Run the emulator until the block ends.
 
     Args:
         state: Where it keeps tasks and results; what is there from an earlier run is taken up again.
         media_root: The folder below which it may read ``file://`` sources.
         port: The port on loopback; 0 for any that is free.
+        engine: What computes the vectors.
+        instant_duration_sec: With the engine ``instant``: take every source for media of this length, unread.
 
     Yields:
         Its base URL.
@@ -40,7 +44,8 @@ def emulator_process(*, state: Path, media_root: Path, port: int = 0) -> Iterato
             "-m",
             "embed_pipeline.emulator",
             *("--host", "127.0.0.1", "--port", str(port)),
-            *("--state", str(state), "--media-root", str(media_root)),
+            *("--state", str(state), "--media-root", str(media_root), "--engine", engine),
+            *(("--instant-duration", str(instant_duration_sec)) if instant_duration_sec is not None else ()),
         ],
         stdout=subprocess.PIPE,
         stderr=log,
