@@ -18,7 +18,13 @@ _ADDRESS = "address"
 
 @contextmanager
 def emulator_process(
-    *, state: Path, media_root: Path, port: int = 0, engine: str = "signal", instant_duration_sec: float | None = None
+    *,
+    state: Path,
+    media_root: Path,
+    port: int = 0,
+    engine: str = "signal",
+    instant_duration_sec: float | None = None,
+    hold: bool = False,
 ) -> Iterator[str]:
     """Run the emulator until the block ends.
 
@@ -28,6 +34,7 @@ def emulator_process(
         port: The port on loopback; 0 for any that is free.
         engine: What computes the vectors.
         instant_duration_sec: With the engine ``instant``: take every source for media of this length, unread.
+        hold: Whether tasks stay in processing until the control API releases them.
 
     Yields:
         Its base URL.
@@ -45,6 +52,7 @@ def emulator_process(
             "embed_pipeline.emulator",
             *("--host", "127.0.0.1", "--port", str(port)),
             *("--state", str(state), "--media-root", str(media_root), "--engine", engine),
+            *(("--hold",) if hold else ()),
             *(("--instant-duration", str(instant_duration_sec)) if instant_duration_sec is not None else ()),
         ],
         stdout=subprocess.PIPE,
