@@ -93,7 +93,8 @@ def settings_in_words(request: Mapping[str, Any]) -> str:
         f"cut {cut}",
     ]
     if "start_sec" in media or "end_sec" in media:
-        parts.append(f"from {media.get('start_sec', 0)} s to {media.get('end_sec', 'the end')}")
+        end = f"{media['end_sec']:g} s" if "end_sec" in media else "the end"
+        parts.append(f"from {media.get('start_sec', 0):g} s to {end}")
     return ", ".join(parts)
 
 

@@ -61,7 +61,9 @@ class Collected:
             values["embed_pipeline/media_sec"] = round(segments.duration_sec, 3)
             values["embed_pipeline/minutes"] = round(segments.duration_sec / 60, 4)
         if self.ready_at is not None:
-            values["embed_pipeline/wait_sec"] = round((self.ready_at - task.submitted_at).total_seconds(), 3)
+            # Two clocks: ours had the answer when the platform's may have been done already.
+            waited = max((self.ready_at - task.submitted_at).total_seconds(), 0.0)
+            values["embed_pipeline/wait_sec"] = round(waited, 3)
             values["embed_pipeline/ready_at"] = dg.MetadataValue.timestamp(self.ready_at)
         if self.absent:
             values["embed_pipeline/absent_options"] = ", ".join(self.absent)
