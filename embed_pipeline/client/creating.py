@@ -44,6 +44,7 @@ from embed_pipeline.client.retries import RetryPolicy
 
 # The list is asked from a little earlier on, since its clock is not ours; what it gives is then compared by its clock.
 _CLOCK_MARGIN = timedelta(minutes=5)
+_JSON = {"content-type": "application/json"}
 # The Date header has whole seconds, and the answer takes time on its way.
 _DATE_TOLERANCE = timedelta(seconds=2)
 
@@ -68,7 +69,8 @@ def create_task(
         RetryLaterError: A limit is spent for longer than the policy waits; nothing was created.
         AmbiguousCreateError: A task may exist, and the list cannot tell.
     """
-    outgoing = with_options(Outgoing(method="POST", path="embed-v2/tasks", json=request.to_wire()), options)
+    outgoing = Outgoing(method="POST", path="embed-v2/tasks", content=request.to_body(), headers=_JSON)
+    outgoing = with_options(outgoing, options)
     policy = session.policy(options)
     seconds = _billed_seconds(request, media_sec)
     first_attempt: datetime | None = None

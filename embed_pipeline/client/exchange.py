@@ -7,6 +7,7 @@ done (:class:`Send`, :class:`Pause`, :class:`Call`, :class:`Together`) and is se
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -29,6 +30,7 @@ from embed_pipeline.client.retries import RetryPolicy, read_http_date, read_retr
 
 T = TypeVar("T")
 Flow = Generator[Any, Any, T]
+_CLOCK_GOOD_FOR_SEC = 10.0
 Form = dict[str, tuple[Any, ...]]
 
 
@@ -191,6 +193,7 @@ class Session:
         self._counts: dict[str, float] = dict.fromkeys(ClientStats.__dataclass_fields__, 0)
         self._claimed: set[str] = set()
         self._clock_offset_sec: float | None = None
+        self._clock_read_again_at = -math.inf
 
     def __repr__(self) -> str:
         return f"Session({without_query(self.base_url)})"
@@ -215,9 +218,12 @@ class Session:
 
     def read_clock(self, reply: Reply) -> None:
         """Learns the platform's clock from the ``Date`` header of an answer."""
+        if self.monotonic() < self._clock_read_again_at:
+            return
         date = read_http_date(reply.headers.get("date"))
         if date is not None:
             self._clock_offset_sec = (date - self.now()).total_seconds()
+            self._clock_read_again_at = self.monotonic() + _CLOCK_GOOD_FOR_SEC
 
     def claim(self, task_id: str) -> bool:
         """Marks a task as somebody's own; False if it already is."""

@@ -40,6 +40,10 @@ class RequestModel(BaseModel):
         """The JSON object that is sent: fields that were never set are absent, fields set to None are null."""
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
+    def to_body(self) -> bytes:
+        """The same as the bytes of a JSON body."""
+        return self.model_dump_json(by_alias=True, exclude_unset=True).encode()
+
 
 class MediaSource(RequestModel):
     """Where the platform takes the media from: exactly one of the three.

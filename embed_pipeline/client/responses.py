@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, overload
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic_core import CoreSchema, core_schema
 
 from embed_pipeline.client.errors import EmptyResultError
 from embed_pipeline.client.redaction import redact_value
@@ -266,10 +267,40 @@ class MediaEmbeddingMetadata(ResponseModel):
         )
 
 
-class MediaEmbeddingTaskMedia(ResponseModel):
-    """The wrapper around a listed task's metadata."""
+class MediaEmbeddingTaskMedia:
+    """The wrapper around a listed task's metadata, which is read when it is asked for: most walks need ids only."""
 
-    metadata: MediaEmbeddingMetadata | None = None
+    __slots__ = ("_metadata", "_raw")
+
+    def __init__(self, raw: dict[str, Any]) -> None:
+        self._raw = raw
+        self._metadata: MediaEmbeddingMetadata | None = None
+
+    @property
+    def metadata(self) -> MediaEmbeddingMetadata | None:
+        """What the list says about the media, or None if it says nothing (that can be read)."""
+        if self._metadata is None and isinstance(self._raw.get("metadata"), dict):
+            try:
+                self._metadata = MediaEmbeddingMetadata.model_validate(self._raw["metadata"])
+            except ValidationError:
+                return None
+        return self._metadata
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, MediaEmbeddingTaskMedia) and self._raw == other._raw
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"MediaEmbeddingTaskMedia({redact_value(self._raw)!r})"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(
+            cls,
+            core_schema.dict_schema(),
+            serialization=core_schema.plain_serializer_function_ser_schema(lambda media: media._raw),
+        )
 
 
 class MediaEmbeddingTask(ResponseModel):

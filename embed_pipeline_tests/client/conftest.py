@@ -22,7 +22,7 @@ def platform() -> Iterator[ScriptedServer]:
 
 @pytest.fixture(params=[EmbedClient, AsyncioClient], ids=["threads", "asyncio"])
 def client(platform: ScriptedServer, request: pytest.FixtureRequest) -> Iterator[EmbedClient]:
-    with request.param(api_key="tlk_secret", base_url=platform.base_url, retries=QUICK, timeout=0.5) as embed_client:
+    with request.param(api_key="tlk_secret", base_url=platform.base_url, retries=QUICK, timeout=10) as embed_client:
         yield embed_client
 
 
