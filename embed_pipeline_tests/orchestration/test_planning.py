@@ -1,0 +1,165 @@
+"""The plan tells, before anything is spent, what a submission then does."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embed_pipeline.orchestration.day_budget import DayBudget, fitting
+from embed_pipeline.orchestration.planning import Prospect, SpendingLimit, SpendingPlan, in_hours, make_plan
+from embed_pipeline.orchestration.settings import EmbeddingSettings, Segmentation
+from embed_pipeline_tests.orchestration.world import World
+
+
+def plan_of(world: World) -> SpendingPlan:
+    blueprint = world.blueprint
+    return make_plan(
+        ledger=world.ledger,
+        library=blueprint.library.library(),
+        settings=blueprint.settings,
+        policy=blueprint.policy,
+        client=blueprint.client,
+        now=datetime.now(UTC),
+    )
+
+
+def prospects(world: World) -> dict[str, str]:
+    return {file.media: file.prospect.value for file in plan_of(world).files}
+
+
+def test_the_plan_names_what_is_new_changed_unchanged_and_unfit(world: World) -> None:
+    world.add("stays.wav", "changes.wav")
+    world.settle()
+    world.add("changes.wav", first_seed=501)
+    world.add("new.wav", first_seed=502)
+    world.add("twin of new.wav", first_seed=502)
+    world.add("twin of stays.wav", first_seed=hash("stays.wav"))
+    world.add("short.wav", seconds=2.0)
+    (world.media / "broken.mp4").write_bytes(b"no media at all")
+    (world.media / "notes.txt").write_text("no media file")
+
+    plan = plan_of(world.varied(max_duration_sec=60.0, price_per_minute=0.5))
+
+    assert {file.media: file.prospect.value for file in plan.files} == {
+        "stays.wav": "unchanged",
+        "changes.wav": "changed",
+        "new.wav": "new",
+        "twin of new.wav": "same content",
+        "twin of stays.wav": "same content",
+        "short.wav": "too short",
+        "broken.mp4": "unreadable",
+    }
+    assert plan.left_out["unsupported"] == 1
+    assert plan.minutes == pytest.approx(2 * 5 / 60)
+    assert plan.cost == pytest.approx(plan.minutes * 0.5)
+    assert "2 tasks would be created for 0.2 media minutes, about 0.08 at 0.5 a minute" in plan.headline
+
+
+def test_what_is_planned_is_what_is_then_created(world: World) -> None:
+    world.add("one.wav", "two.wav", "three.wav", "short.wav")
+    world.add("short.wav", seconds=1.0)
+    planned = {file.media for file in plan_of(world).created}
+
+    world.settle()
+
+    assert set(world.created()) == planned == {"one.wav", "two.wav", "three.wav"}
+    assert not plan_of(world).created
+
+
+def test_planning_asks_the_platform_nothing_and_writes_no_event(world: World) -> None:
+    world.add("one.wav")
+
+    plan_of(world)
+
+    assert world.requests() == 0
+    assert world.ledger.partitions() == []
+
+
+def test_other_settings_are_planned_for_the_files_they_affect(world: World) -> None:
+    world.add("one.wav")
+    world.settle()
+    other_sound = EmbeddingSettings(audio_segmentation=Segmentation(strategy="fixed", seconds=3))
+    other_picture = EmbeddingSettings(video_segmentation=Segmentation(strategy="fixed", seconds=3))
+
+    assert prospects(world.varied(settings=other_sound)) == {"one.wav": "other settings"}
+    assert prospects(world.varied(settings=other_picture)) == {"one.wav": "unchanged"}
+
+
+def test_a_file_longer_than_the_platform_takes_is_named(world: World) -> None:
+    world.add("long.wav", seconds=8.0)
+
+    (file,) = plan_of(world.varied(max_duration_sec=6.0)).files
+
+    assert file.prospect is Prospect.TOO_LONG
+    assert "too long" in file.reason
+
+
+def test_the_plan_is_metadata_that_dagster_takes(world: World) -> None:
+    world.add("one.wav", "two.wav")
+    world.discover()
+
+    result = world.driver.run("plan_embedding_tasks", {})
+
+    assert result.success
+    (output,) = [event for event in result.all_node_events if event.is_successful_output]
+    metadata = output.step_output_data.metadata
+    assert metadata["embed_pipeline/files"].value is not None
+
+
+@pytest.mark.parametrize(
+    ("limit", "tasks", "minutes", "seconds"),
+    [
+        (SpendingLimit("requests_per_minute", "tasks", 25, 60), 25, 0, 0),
+        (SpendingLimit("requests_per_minute", "tasks", 25, 60), 26, 0, 60),
+        (SpendingLimit("requests_per_minute", "tasks", 25, 60), 1000, 0, 39 * 60),
+        (SpendingLimit("media_minutes_per_day", "minutes", 600, 86400), 1, 601, 86400),
+        (SpendingLimit("media_minutes_per_day", "minutes", 600, 86400), 0, 0, 0),
+    ],
+)
+def test_a_limit_spreads_a_submission_over_whole_windows(
+    limit: SpendingLimit, tasks: int, minutes: float, seconds: float
+) -> None:
+    assert limit.least_sec(tasks, minutes) == seconds
+
+
+def test_lengths_of_time_read_as_people_say_them() -> None:
+    assert [in_hours(seconds) for seconds in (120, 5400, 4 * 86400)] == ["2 min", "1.5 h", "4.0 days"]
+
+
+NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
+
+
+@given(
+    lengths=st.lists(st.floats(0.1, 240), max_size=30),
+    limit=st.none() | st.floats(1, 600),
+    spent=st.floats(0, 700),
+    per_run=st.none() | st.floats(1, 300),
+)
+def test_what_fits_never_overruns_the_day_and_nothing_is_forgotten(
+    lengths: list[float], limit: float | None, spent: float, per_run: float | None
+) -> None:
+    minutes: dict[str, float | None] = {f"{number:02}": length for number, length in enumerate(lengths)}
+    budget = DayBudget(limit, spent, NOW + timedelta(hours=1))
+
+    chosen = fitting(list(minutes), minutes, budget, per_run)
+
+    total = sum(minutes[key] or 0.0 for key in chosen.keys)
+    if limit is not None:
+        assert total <= max(limit - spent, 0.0) + 1e-6
+    assert not set(chosen.keys) & set(chosen.too_long)
+    assert list(chosen.keys) == sorted(chosen.keys)
+    if limit is None and per_run is None:
+        assert set(chosen.keys) == set(minutes)
+    left_over = set(minutes) - set(chosen.keys) - set(chosen.too_long)
+    room = (budget.left or 0.0) - total
+    assert all((minutes[key] or 0.0) > room for key in left_over), "what would still fit is not left out"
+
+
+def test_a_file_whose_length_is_not_known_yet_waits_for_a_later_tick() -> None:
+    chosen = fitting(["a", "b"], {"a": 1.0}, DayBudget(10.0), None)
+
+    assert chosen.keys == ("a",)
+    assert chosen.unmeasured == ("b",)

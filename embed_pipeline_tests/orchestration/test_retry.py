@@ -1,0 +1,120 @@
+"""Retrying by hand, and the other jobs that people launch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from embed_pipeline.orchestration.retrying import NothingToRetryError, UnknownMediaError, chosen_for_retry, known_keys
+from embed_pipeline.orchestration.states import MediaState
+from embed_pipeline_tests.orchestration.world import World
+
+STATES = {
+    "talks/one.wav": MediaState.EMBEDDED,
+    "talks/two.wav": MediaState.FAILED,
+    "talks/three%2C four.wav": MediaState.EXPIRED,
+    "five.wav": MediaState.PROCESSING,
+}
+
+
+def run_job(world: World, job: str, **config: Any) -> dg.ExecuteInProcessResult:
+    return world.driver.run(job, {}, {job: {"config": config}} if config else None)
+
+
+
+def test_all_that_failed_or_expired_is_chosen_where_nothing_is_named() -> None:
+    assert chosen_for_retry(STATES, []) == ["talks/two.wav", "talks/three%2C four.wav"]
+
+
+def test_a_file_may_be_named_by_its_path_as_well_as_by_its_key() -> None:
+    assert chosen_for_retry(STATES, ["talks/three, four.wav", "talks/two.wav"]) == [
+        "talks/two.wav",
+        "talks/three%2C four.wav",
+    ]
+
+
+def test_an_unknown_name_is_answered_with_the_nearest_one() -> None:
+    with pytest.raises(UnknownMediaError, match=r"'talks/tow\.wav'.*Did you mean 'talks/two\.wav'"):
+        chosen_for_retry(STATES, ["talks/tow.wav"])
+    with pytest.raises(UnknownMediaError, match="status` lists them"):
+        known_keys(STATES, ["zzzzzzzzzzz"])
+
+
+def test_what_did_not_fail_is_not_retried() -> None:
+    with pytest.raises(NothingToRetryError, match=r"talks/one\.wav is embedded"):
+        chosen_for_retry(STATES, ["talks/one.wav"])
+    with pytest.raises(NothingToRetryError, match="none of 1 media files"):
+        chosen_for_retry({"a.wav": MediaState.EMBEDDED}, [])
+
+
+def test_only_the_chosen_failure_is_retried(world: World) -> None:
+    world.add("good.wav", "bad.wav", "worse.wav")
+    for name in ("bad.wav", "worse.wav"):
+        (world.media / name).write_bytes(b"no media")
+    world.settle()
+    before = world.statuses()
+    assert world.states() == {"bad.wav": "failed", "good.wav": "embedded", "worse.wav": "failed"}
+    world.add("bad.wav", "worse.wav")
+    world.varied(submit_automatically=False).discover()
+
+    assert run_job(world, "retry_failed_embeddings", media=["bad.wav"]).success is False, "it has not failed any more"
+    assert run_job(world, "submit_new_media").success
+    world.collect()
+
+    assert set(world.states().values()) == {"embedded"}
+    assert world.statuses()["good.wav"] == before["good.wav"]
+    assert world.created() == {"good.wav": 1, "bad.wav": 1, "worse.wav": 1}
+
+
+def test_an_expired_result_is_retried_and_the_others_are_left_alone(world: World) -> None:
+    world = world.varied(max_attempts=1)
+    world.add("one.wav", "two.wav")
+    world.discover()
+    world.emulator.platform.clock.advance(8 * 86400)
+    world.collect()
+    assert world.states() == {"one.wav": "expired", "two.wav": "expired"}
+
+    assert run_job(world, "retry_failed_embeddings", media=["two.wav"]).success
+    world.collect()
+
+    assert world.states() == {"one.wav": "expired", "two.wav": "embedded"}
+    assert run_job(world, "retry_failed_embeddings").success
+    world.collect()
+    assert set(world.states().values()) == {"embedded"}
+    assert world.created() == {"one.wav": 2, "two.wav": 2}
+
+
+def test_retrying_all_where_nothing_failed_is_no_failure(world: World) -> None:
+    world.add("one.wav")
+    world.settle()
+
+    assert run_job(world, "retry_failed_embeddings").success
+
+    assert world.created() == {"one.wav": 1}
+
+
+def test_force_pays_for_exactly_the_files_that_are_named(world: World) -> None:
+    world.add("one.wav", "two.wav")
+    world.settle()
+
+    assert run_job(world, "force_new_task", media=["two.wav"]).success
+    world.settle()
+
+    assert world.created() == {"one.wav": 1, "two.wav": 2}
+    assert set(world.states().values()) == {"embedded"}
+
+
+def test_what_vanished_is_retired_and_what_is_there_is_not(world: World) -> None:
+    world.add("stays.wav", "goes.wav")
+    world.settle()
+    (world.media / "goes.wav").unlink()
+    world.settle()
+
+    assert not run_job(world, "retire_vanished_media", media=["stays.wav"]).success
+    assert run_job(world, "retire_vanished_media").success
+
+    assert world.states() == {"stays.wav": "embedded"}
+    assert world.segments("goes.wav") is None
+    assert world.segments("stays.wav") is not None
