@@ -114,10 +114,8 @@ def _decode_whole(body: bytes) -> tuple[dict[str, Any], _Columns | None]:
 
 
 def _field(element: Any, name: str) -> Any:
-    try:
-        return _plain(element[name])
-    except KeyError:  # simdjson looks names up as C strings, so it lists a name with a NUL and does not find it
-        return element.as_dict()[name]
+    # simdjson looks names up as C strings, so behind a NUL it would find another name's value.
+    return element.as_dict()[name] if "\0" in name else _plain(element[name])
 
 
 def _plain(value: Any) -> Any:

@@ -139,7 +139,7 @@ def test_what_stands_beside_the_vectors_is_kept_even_if_it_is_odd():
 
 @pytest.mark.parametrize("window", [1, 1_000_000])
 def test_names_that_are_odd_are_kept(window):
-    odd = {"nul\0": 1, "": 2, "a/b~c": [3]}
+    odd = {"nul": 0, "nul\0": 1, "": 2, "a/b~c": [3]}
     task = decode_task(json.dumps(body([item([1.0], **odd)] * 3, **odd)).encode(), window_bytes=window)
     assert {name: task.model_extra[name] for name in odd} == odd
     assert {name: column[2] for name, column in task.segments.extra.items()} == odd
