@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -81,7 +80,6 @@ def opened(place: Place) -> Iterator[tuple[Blueprint, dg.DagsterInstance]]:
 
     Dagster tells of each event on the console; a command tells its own story.
     """
-    os.environ.update({key: value for key, value in place.environment.items() if key.startswith("EMBED_")})
     logging.disable(logging.WARNING)
     import dagster as dg
 

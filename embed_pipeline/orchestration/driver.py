@@ -52,6 +52,7 @@ class Driver:
         self._instance = instance
         self._names = names
         self._on_run = on_run
+        self._cursors: dict[str, str | None] = {}
 
     def discover(self) -> Tick:
         """Tick ``media_discovery_sensor``."""
@@ -72,8 +73,10 @@ class Driver:
             instance=self._instance,
             definitions=self._definitions,
             resources=dict(self._definitions.resources or {}),
+            cursor=self._cursors.get(sensor_name),
         ) as context:
             answer = sensor.evaluate_tick(context)
+        self._cursors[sensor_name] = answer.cursor
         for event in answer.asset_events:
             self._instance.report_runless_asset_event(event)
         for request in answer.dynamic_partitions_requests or []:
@@ -82,9 +85,8 @@ class Driver:
             else:
                 for key in request.partition_keys:
                     self._instance.delete_dynamic_partition(request.partitions_def_name, key)
-        runs = tuple(
-            self.run(str(request.job_name or sensor.job_name), dict(request.tags)) for request in answer.run_requests or []
-        )
+        requests = answer.run_requests or []
+        runs = tuple(self.run(str(one.job_name or sensor.job_name), dict(one.tags)) for one in requests)
         return Tick(answer.skip_message, runs)
 
     def run(
