@@ -75,9 +75,7 @@ class World:
         rest = {name: value for name, value in changes.items() if name not in policy}
         other = World.__new__(World)
         other.__dict__.update(self.__dict__)
-        other.blueprint = replace(
-            self.blueprint, policy=self.blueprint.policy.model_copy(update=policy), **rest
-        )
+        other.blueprint = replace(self.blueprint, policy=self.blueprint.policy.model_copy(update=policy), **rest)
         other._driver = None
         return other
 
@@ -138,6 +136,19 @@ class World:
         ops = {self.blueprint.names.embedding_tasks.to_python_identifier(): {"config": config}} if config else {}
         return self.driver.run(job, range_tags(*keys), ops)
 
+    def materialize(self, *keys: str) -> dg.ExecuteInProcessResult:
+        """Materialize both assets in one run, as the UI does for a range of partitions."""
+        names = self.blueprint.names
+        repository = build_definitions(self.blueprint).get_repository_def()
+        job = repository.get_implicit_job_def_for_assets([names.embedding_tasks, names.segment_embeddings])
+        assert job is not None
+        return job.execute_in_process(
+            instance=self.instance,
+            tags=range_tags(*keys),
+            raise_on_error=False,
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        )
+
     def submit(self, *keys: str, **config: bool) -> dg.ExecuteInProcessResult:
         return self.run(self.blueprint.names.submit_job, *keys, **config)
 
@@ -151,6 +162,13 @@ class World:
         """How many requests the platform has seen."""
         summary = self.emulator.platform.journal.summary()["requests"]
         return sum(count for by_status in summary.values() for count in by_status.values())
+
+    def words(self, result: dg.ExecuteInProcessResult) -> str:
+        """Why a run failed, in the words that a person reads."""
+        failures = [event.step_failure_data for event in result.all_node_events if event.is_step_failure]
+        return "\n".join(
+            str(data.user_failure_data.description if data.user_failure_data else data.error) for data in failures
+        )
 
     def faults(self, *rules: dict[str, Any], seed: int = 0) -> None:
         self.emulator.platform.faults.replace(rules, seed)
