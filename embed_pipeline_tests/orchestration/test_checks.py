@@ -177,10 +177,10 @@ def test_the_checks_of_a_run_are_in_the_event_log_and_outlive_the_next_run(
     real = collection.judge
     monkeypatch.setattr(collection, "judge", lambda segments, settings: real(made_up(6, **_vectors(1, 0.0)), _VISUAL))
     world.add("bad.wav")
-    world.settle()
+    world.step()
     monkeypatch.undo()
     world.add("good.wav")
-    world.settle()
+    world.step()
     key = dg.AssetCheckKey(world.blueprint.names.segment_embeddings, "vectors_sound")
 
     latest = world.ledger.latest_evaluation(key)

@@ -36,7 +36,7 @@ def _media_in_the_table(world: World) -> set[str]:
 def test_every_media_file_has_one_row_that_tells_what_became_of_it(world: World) -> None:
     world.add("one.wav", "two.wav", seconds=30.0)
     (world.media / "broken.mp4").write_bytes(b"no media")
-    world.settle()
+    world.step()
     world.add("waiting.wav")
     world.discover()
 
@@ -59,7 +59,7 @@ def test_every_media_file_has_one_row_that_tells_what_became_of_it(world: World)
 
 def test_only_what_changed_is_read_from_the_event_log(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.add("one.wav", "two.wav", "three.wav")
-    world.settle()
+    world.step()
     _refresh(world)
     read: list[list[str]] = []
     real = outcome_rows.read_outcomes
@@ -69,7 +69,7 @@ def test_only_what_changed_is_read_from_the_event_log(world: World, monkeypatch:
         lambda ledger, states, keys: read.append(list(keys)) or real(ledger, states, keys),
     )
     world.add("two.wav", first_seed=99)
-    world.settle()
+    world.step()
     before = _rows(world)
 
     _refresh(world)
@@ -85,7 +85,7 @@ def test_only_what_changed_is_read_from_the_event_log(world: World, monkeypatch:
 
 def test_the_table_holds_each_media_file_once_also_after_its_settings_changed(world: World) -> None:
     world.add("one.wav", "two.wav")
-    world.settle()
+    world.step()
     _refresh(world)
     other = world.varied(settings=EmbeddingSettings(audio_segmentation=Segmentation(strategy="fixed", seconds=2)))
     other.submit("two.wav")
@@ -103,7 +103,7 @@ def test_the_table_holds_each_media_file_once_also_after_its_settings_changed(wo
 
 def test_a_file_that_is_embedded_again_stays_in_the_table_meanwhile(world: World) -> None:
     world.add("one.wav")
-    world.settle()
+    world.step()
     world.add("one.wav", first_seed=99)
     world.discover()
     assert world.states() == {"one.wav": "processing"}
@@ -117,7 +117,7 @@ def test_a_file_that_is_embedded_again_stays_in_the_table_meanwhile(world: World
 def test_an_idle_tick_asks_the_platform_nothing_and_for_nothing(world: World) -> None:
     assert "no media files yet" in str(world.driver.refresh_table().message)
     world.add("one.wav")
-    world.settle()
+    world.step()
     assert len(world.driver.refresh_table().runs) == 1
     before = world.requests()
 
@@ -130,7 +130,7 @@ def test_an_idle_tick_asks_the_platform_nothing_and_for_nothing(world: World) ->
 
 def test_the_checks_of_the_tasks_run_with_the_table_and_name_the_failed_file(world: World) -> None:
     (world.media / "broken.mp4").write_bytes(b"no media")
-    world.settle()
+    world.step()
 
     evaluations = {one.check_name: one for one in _refresh(world).get_asset_check_evaluations()}
 

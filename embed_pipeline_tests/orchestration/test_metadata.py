@@ -135,7 +135,7 @@ def test_without_pillow_there_is_no_picture_and_no_error(monkeypatch: pytest.Mon
 
 def test_a_partitions_page_tells_its_story(world: World) -> None:
     world.add("talks/one, two.wav", seconds=30.0)
-    world.settle()
+    world.step()
     key = "talks/one%2C two.wav"
 
     event = world.instance.fetch_materializations(
@@ -160,7 +160,7 @@ def test_a_partitions_page_tells_its_story(world: World) -> None:
 
 def test_no_media_file_looks_missing_in_the_ui(world: World) -> None:
     world.add("one.wav", "two.wav")
-    world.settle()
+    world.step()
     names = world.blueprint.names
     status = world.instance.get_status_by_partition(
         names.media_files, world.ledger.partitions(), world.blueprint.partitions_def

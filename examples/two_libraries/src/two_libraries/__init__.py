@@ -1,0 +1,1 @@
+"""Two media libraries in one Dagster code location."""

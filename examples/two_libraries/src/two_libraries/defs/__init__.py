@@ -1,0 +1,1 @@
+"""The components of this code location, one folder each."""
