@@ -1,0 +1,137 @@
+"""A library end to end: the pipeline with all its records, beside a script on the official SDK without orchestration.
+
+Run it with `python benchmarks/end_to_end.py --sdk DIR` for 30 ten-minute videos; the figures that are quoted come from
+`--files 1000`. DIR is a folder made by `pip install --target DIR twelvelabs==1.3.6`; without it only the pipeline runs.
+
+Both talk to emulators of one kind, each in a process of its own with the instant engine, which answers at once with the
+segments of ten minutes; what differs is what happens on this side. The script is `official_sdk_script.py` beside
+this file: asyncio, eight files at once, a pandas frame and a Parquet file for each. The pipeline discovers, submits,
+collects and writes through its own sensors and jobs, in this process, on SQLite.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import resource
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import av
+import dagster as dg
+
+from embed_pipeline.dataset import EmbeddingDataset
+from embed_pipeline.emulator_process import emulator_process
+from embed_pipeline.orchestration.blueprint import Blueprint
+from embed_pipeline.orchestration.driver import Driver
+from embed_pipeline.orchestration.ledger import Ledger
+from embed_pipeline.orchestration.pipeline import build_definitions
+from embed_pipeline.orchestration.policy import PipelinePolicy
+from embed_pipeline.orchestration.resources import EmbedClientResource, EmbeddingStoreResource, MediaLibraryResource
+from embed_pipeline.orchestration.states import MediaState
+
+_MEDIA_SEC = 600.0
+
+
+def write_videos(folder: Path, count: int) -> None:
+    """Write small videos, each with content of its own; the emulator takes them for ten minutes long."""
+    folder.mkdir(parents=True)
+    first = folder / "video-000000.mp4"
+    with av.open(str(first), "w") as container:
+        stream = container.add_stream("mpeg4", rate=2)
+        stream.width, stream.height = 32, 32
+        for number in range(12):
+            frame = av.VideoFrame(32, 32, "yuv420p")
+            for plane in frame.planes:
+                plane.update(bytes([20 * number]) * plane.buffer_size)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    content = first.read_bytes()
+    for number in range(1, count):
+        # A box that players skip makes each file a content of its own.
+        (folder / f"video-{number:06}.mp4").write_bytes(content + struct.pack(">I4sI", 12, b"free", number))
+
+
+def run_pipeline(folder: Path, media: Path, files: int) -> tuple[float, int]:
+    (folder / "dagster").mkdir(parents=True)
+    (folder / "dagster" / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+    with (
+        dg.DagsterInstance.from_config(str(folder / "dagster")) as instance,
+        emulator_process(
+            state=folder / "emulator", media_root=media, engine="instant", instant_duration_sec=_MEDIA_SEC
+        ) as url,
+    ):
+        blueprint = Blueprint(
+            client=EmbedClientResource(base_url=url),
+            library=MediaLibraryResource(location=str(media), settle_sec=0, cache=str(folder / "fingerprints.sqlite")),
+            store=EmbeddingStoreResource(root=str(folder / "embeddings")),
+            policy=PipelinePolicy(submit_automatically=True, new_files_per_tick=files, tick_budget_sec=600),
+        )
+        begin = time.perf_counter()
+        driver, ledger = Driver(build_definitions(blueprint), instance, blueprint.names), None
+        while True:
+            ticks = driver.discover(), driver.collect_ready()
+            ledger = Ledger(instance, blueprint.names)
+            states = list(ledger.states().values())
+            if not any(tick.runs for tick in ticks) and MediaState.PROCESSING not in states:
+                break
+        wall = time.perf_counter() - begin
+        assert states.count(MediaState.EMBEDDED) == files, states
+    rows = sum(results.metadata["embed_pipeline/segments"] for results in _results(folder, blueprint))
+    assert any(True for _ in EmbeddingDataset(str(folder / "embeddings")).segment_files())
+    return wall, rows
+
+
+def _results(folder: Path, blueprint: Blueprint) -> list:
+    with dg.DagsterInstance.from_config(str(folder / "dagster")) as instance:
+        ledger = Ledger(instance, blueprint.names)
+        return list(ledger.latest_results(ledger.partitions()).values())
+
+
+def run_script(folder: Path, media: Path, sdk: Path) -> tuple[float, int]:
+    folder.mkdir(parents=True)
+    with emulator_process(
+        state=folder / "emulator", media_root=media, engine="instant", instant_duration_sec=_MEDIA_SEC
+    ) as url:
+        script = Path(__file__).with_name("official_sdk_script.py")
+        done = subprocess.run(
+            [sys.executable, str(script), str(media), str(folder / "embeddings"), url],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={"PYTHONPATH": str(sdk), "PATH": "/usr/bin:/bin"},
+        )
+    seconds, rows = done.stdout.split()
+    return float(seconds), int(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", type=int, default=30, help="ten-minute videos (30)")
+    parser.add_argument("--sdk", type=Path, help="the folder that holds the official SDK")
+    arguments = parser.parse_args()
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as root:
+        media = Path(root) / "media"
+        write_videos(media, arguments.files)
+        print(f"{arguments.files} videos of ten minutes")
+        wall, rows = run_pipeline(Path(root) / "pipeline", media, arguments.files)
+        _tell("the pipeline, discovery to Parquet", wall, rows, arguments.files, resource.RUSAGE_SELF)
+        if arguments.sdk:
+            wall, rows = run_script(Path(root) / "script", media, arguments.sdk)
+            _tell("a script on the official SDK", wall, rows, arguments.files, resource.RUSAGE_CHILDREN)
+
+
+def _tell(name: str, wall: float, rows: int, files: int, who: int) -> None:
+    peak = resource.getrusage(who).ru_maxrss / 1024
+    print(f"{name:36}{wall:9.1f} s{1000 * wall / files:9.0f} ms a file{rows:9} segments{peak:7.0f} MB peak")
+
+
+if __name__ == "__main__":
+    main()
