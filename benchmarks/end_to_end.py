@@ -93,7 +93,7 @@ def _results(folder: Path, blueprint: Blueprint) -> list:
         return list(ledger.latest_results(ledger.partitions()).values())
 
 
-def run_script(folder: Path, media: Path, sdk: Path) -> tuple[float, int]:
+def run_script(folder: Path, media: Path, sdk: Path) -> tuple[float, int, float]:
     folder.mkdir(parents=True)
     with emulator_process(
         state=folder / "emulator", media_root=media, engine="instant", instant_duration_sec=_MEDIA_SEC
@@ -106,8 +106,8 @@ def run_script(folder: Path, media: Path, sdk: Path) -> tuple[float, int]:
             text=True,
             env={"PYTHONPATH": str(sdk), "PATH": "/usr/bin:/bin"},
         )
-    seconds, rows = done.stdout.split()
-    return float(seconds), int(rows)
+    seconds, rows, peak = done.stdout.split()
+    return float(seconds), int(rows), float(peak)
 
 
 def main() -> None:
@@ -122,14 +122,14 @@ def main() -> None:
         write_videos(media, arguments.files)
         print(f"{arguments.files} videos of ten minutes")
         wall, rows = run_pipeline(Path(root) / "pipeline", media, arguments.files)
-        _tell("the pipeline, discovery to Parquet", wall, rows, arguments.files, resource.RUSAGE_SELF)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        _tell("the pipeline, discovery to Parquet", wall, rows, arguments.files, peak)
         if arguments.sdk:
-            wall, rows = run_script(Path(root) / "script", media, arguments.sdk)
-            _tell("a script on the official SDK", wall, rows, arguments.files, resource.RUSAGE_CHILDREN)
+            wall, rows, peak = run_script(Path(root) / "script", media, arguments.sdk)
+            _tell("a script on the official SDK", wall, rows, arguments.files, peak)
 
 
-def _tell(name: str, wall: float, rows: int, files: int, who: int) -> None:
-    peak = resource.getrusage(who).ru_maxrss / 1024
+def _tell(name: str, wall: float, rows: int, files: int, peak: float) -> None:
     print(f"{name:36}{wall:9.1f} s{1000 * wall / files:9.0f} ms a file{rows:9} segments{peak:7.0f} MB peak")
 
 

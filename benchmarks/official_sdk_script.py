@@ -8,6 +8,7 @@ with eight files under way at once. It keeps no record: run twice, it pays twice
 from __future__ import annotations
 
 import asyncio
+import resource
 import sys
 import time
 from pathlib import Path
@@ -72,7 +73,8 @@ async def main() -> None:
     turns = asyncio.Semaphore(_AT_ONCE)
     begin = time.perf_counter()
     counts = await asyncio.gather(*(embed(client, path, output, turns) for path in sorted(media.glob("*.mp4"))))
-    print(time.perf_counter() - begin, sum(counts))
+    wall = time.perf_counter() - begin
+    print(wall, sum(counts), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 asyncio.run(main())
