@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -127,6 +128,7 @@ class Stack:
     root: Path
     environment: dict[str, str]
     process: subprocess.Popen[bytes] | None = None
+    pids: dict[str, int] = field(default_factory=dict)
 
     def start(self) -> None:
         """Start the daemon; its code server and the runs are its children."""
@@ -161,6 +163,16 @@ class Stack:
             if "spawn_main" in command and "api" in _read(_parent(pid), "cmdline"):
                 found.add(pid)
         return found
+
+    def executing(self, instance: dg.DagsterInstance) -> set[int]:
+        """The processes of runs that have begun to execute."""
+        for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
+            if run.run_id not in self.pids:
+                for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT):
+                    found = re.search(r"Executing steps in process \(pid: (\d+)\)", entry.user_message or "")
+                    if found or (found := re.search(r"\(pid: (\d+)\)", entry.get_dagster_event().message or "")):
+                        self.pids[run.run_id] = int(found[1])
+        return set(self.pids.values())
 
 
 def _own_processes(root: str) -> list[int]:
@@ -202,14 +214,19 @@ class Kills:
     daemons: int = 0
     while_creating: int = 0
     doomed: dict[int, float] = field(default_factory=dict)
+    executing: set[int] = field(default_factory=set)
 
-    def look(self, stack: Stack, emulator: Emulator, seen: int) -> int:
+    def look(self, stack: Stack, instance: dg.DagsterInstance, emulator: Emulator, seen: int) -> int:
         """Kill what is due; returns how many requests the platform has seen by now."""
         now = time.monotonic()
         running = stack.run_processes()
         for pid in running - self.doomed.keys():
-            # Most of a run's life is starting; what matters comes after it.
-            self.doomed[pid] = now + self.chance.choice((self.chance.uniform(0, 4), self.chance.uniform(3, 12)))
+            # Some die while they start, and most when they have: that is when there is something to lose.
+            self.doomed[pid] = now + self.chance.uniform(0, 5) if self.chance.random() < 0.2 else float("inf")
+        for pid in stack.executing(instance) & running - self.executing:
+            self.executing.add(pid)
+            if self.doomed[pid] == float("inf"):
+                self.doomed[pid] = now + self.chance.expovariate(1 / 3)
         created = len(emulator.platform.journal.entries(endpoint="create", limit=10_000))
         if created > seen and self.chance.random() < 0.5:
             # A task was created just now: its answer, or its event, may be under way.
@@ -324,7 +341,7 @@ def crash_test(kills: int, files: int, seed: int, root: Path, longest_sec: float
         changes, seen, looked = 0, 0, 0.0
         try:
             while time.monotonic() - begin < longest_sec:
-                seen = doom.look(stack, emulator, seen)
+                seen = doom.look(stack, instance, emulator, seen)
                 time.sleep(0.05)
                 if time.monotonic() - looked < 5:
                     continue

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from embed_pipeline.client.matching import Marker
     from embed_pipeline.orchestration.ledger import Sighting
 
-# The platform tells its time in whole seconds, and its answer takes time on its way.
-_TOLERANCE = timedelta(seconds=2)
-
 
 @dataclass(frozen=True, slots=True)
 class Spell:
@@ -34,8 +31,12 @@ class Spell:
     end: datetime | None = None
 
     def covers(self, at: datetime) -> bool:
-        """Whether a task created then, by our clock, embedded the sought content."""
-        return (self.start is None or at >= self.start - _TOLERANCE) and (self.end is None or at <= self.end)
+        """Whether a task created then, by our clock, embedded the sought content.
+
+        The platform tells its time in whole seconds and its answer takes its time, so that ``at`` may lie up to about a
+        second after the truth, and never before it.
+        """
+        return (self.start is None or at >= self.start) and (self.end is None or at <= self.end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,19 +131,21 @@ def adoptable(
     return adoption
 
 
-def spells_of(fingerprint: str, sightings: Sequence[Sighting]) -> list[tuple[str | None, datetime, datetime | None]]:
-    """When a media file held a content: its URI then, from when, and until when.
+def spells_of(
+    fingerprint: str, sightings: Sequence[Sighting]
+) -> list[tuple[str | None, datetime | None, datetime | None]]:
+    """When a media file held a content: its URI then, from when (None for always), and until when (None for now).
 
     Args:
         fingerprint: The content.
         sightings: What was told of the media file, oldest first.
     """
-    spells: list[tuple[str | None, datetime, datetime | None]] = []
+    spells: list[tuple[str | None, datetime | None, datetime | None]] = []
     holding = False
-    for seen in sightings:
+    for number, seen in enumerate(sightings):
         if content_of(seen.version) == fingerprint:
             if not holding:
-                spells.append((seen.uri, seen.at, None))
+                spells.append((seen.uri, seen.at if number else None, None))
             holding = True
         elif holding:
             uri, start, _ = spells[-1]

@@ -1,4 +1,4 @@
-"""Properties of the pure policy: ranges cover exactly; in whatever order things happen, nothing is paid twice or lost."""
+"""Properties of the pure policy: ranges cover exactly, and in whatever order things happen, nothing is paid twice."""
 
 from __future__ import annotations
 

@@ -1,0 +1,166 @@
+"""A run that dies between a request and its event leaves a task behind; the next one finds it and pays nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from embed_pipeline.emulator import Emulator, EmulatorSettings
+from embed_pipeline.orchestration import left_behind, submitting
+from embed_pipeline_tests.orchestration.world import World
+
+Log = Callable[[dg.AssetMaterialization | dg.AssetObservation], None]
+
+
+@contextmanager
+def dying_before_the_event() -> Iterator[None]:
+    """Runs end the moment a task of theirs is to be told: after the request, before its event."""
+
+    def event_logger(context: dg.AssetExecutionContext) -> Log:
+        def log_event(event: dg.AssetMaterialization | dg.AssetObservation) -> None:
+            if isinstance(event, dg.AssetMaterialization):
+                raise KeyboardInterrupt
+            context.log_event(event)
+
+        return log_event
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(submitting, "event_logger", event_logger)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _answers_come_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(left_behind, "_LATE_ANSWER_SEC", 0.0)
+
+
+def die(world: World, *keys: str) -> None:
+    with dying_before_the_event():
+        try:
+            world.submit(*keys)
+        except KeyboardInterrupt:
+            return
+    assert not world.ledger.latest_tasks(keys), "no event tells of what was created"
+
+
+def manual(world: World, *names: str) -> World:
+    world = world.varied(submit_automatically=False)
+    world.add(*names)
+    world.discover()
+    return world
+
+
+def test_the_task_is_adopted(world: World) -> None:
+    world = manual(world, "one.wav", "two.wav")
+    die(world, "one.wav", "two.wav")
+    paid = sum(world.created().values())
+    assert paid >= 1
+
+    assert world.submit("one.wav", "two.wav").success
+
+    assert world.created() == {"one.wav": 1, "two.wav": 1}
+    assert set(world.settle().values()) == {"embedded"}
+
+
+def test_the_task_is_adopted_under_the_files_new_name(world: World) -> None:
+    world = manual(world, "one.wav", "two.wav")
+    die(world, "one.wav")
+    (world.media / "one.wav").rename(world.media / "renamed.wav")
+    world.discover()
+
+    assert world.submit("renamed.wav").success
+
+    assert sum(world.created().values()) == 1
+    world.collect()
+    assert world.states()["renamed.wav"] == "embedded"
+
+
+def test_a_task_made_from_what_the_file_held_before_is_not_adopted(world: World) -> None:
+    world = manual(world, "one.wav", "two.wav")
+    die(world, "one.wav")
+    world.finish_computing()
+    time.sleep(1.5)  # the platform's clock is known to a second
+    world.add("one.wav", first_seed=99)
+    world.touch("one.wav", seconds_ago=86400)  # a copy that keeps the time of its original
+    world.discover()
+
+    assert world.submit("one.wav").success
+
+    assert world.created() == {"one.wav": 2}
+    world.collect()
+    assert world.states()["one.wav"] == "embedded"
+    world.add("fresh copy.wav", first_seed=99)
+    world.discover()
+    world.submit("fresh copy.wav", force=True)
+    world.collect()
+    assert (world.segments("one.wav").embedding == world.segments("fresh copy.wav").embedding).all()
+
+
+def test_a_task_of_another_pipeline_is_not_adopted(world: World) -> None:
+    world = manual(world, "one.wav", "two.wav")
+    settings = world.blueprint.settings
+    other = world.varied(
+        name="fine",
+        settings=settings.model_copy(
+            update={"audio_segmentation": settings.audio_segmentation.model_copy(update={"seconds": 2})}
+        ),
+    )
+    other.discover()
+    die(world, "two.wav")
+    assert other.submit("one.wav").success
+
+    assert world.submit("one.wav", "two.wav").success
+
+    assert world.created() == {"one.wav": 2, "two.wav": 1}
+
+
+def test_an_uploaded_files_task_is_adopted(tmp_path: Path, media: Path, instance: dg.DagsterInstance) -> None:
+    with Emulator(EmulatorSettings(engine="instant", workers=1)) as emulator:
+        world = manual(World(tmp_path, instance, emulator, client={"delivery": "upload"}), "one.wav", "two.wav")
+        die(world, "one.wav")
+
+        assert world.submit("one.wav", "two.wav").success
+
+        assert emulator.platform.journal.summary()["tasks_created"] == 2
+        assert set(world.settle().values()) == {"embedded"}
+
+
+def test_a_task_that_cannot_be_told_from_others_is_left_to_a_person(
+    tmp_path: Path, media: Path, instance: dg.DagsterInstance
+) -> None:
+    with Emulator(EmulatorSettings(engine="instant", workers=1)) as emulator:
+        world = manual(World(tmp_path, instance, emulator, client={"delivery": "base64"}), "one.wav", "two.wav")
+        die(world, "one.wav")
+
+        result = world.submit("two.wav")
+
+        assert not result.success
+        assert "submit it with force" in world.words(result)
+        assert emulator.platform.journal.summary()["tasks_created"] == 1
+        assert world.submit("one.wav", "two.wav", force=True).success
+        assert emulator.platform.journal.summary()["tasks_created"] == 3
+        assert set(world.settle().values()) == {"embedded"}
+
+
+def test_a_file_with_the_content_of_one_whose_outcome_is_not_known_is_not_given_up(world: World) -> None:
+    world = manual(world, "one.wav")
+    world.add("twin.wav", first_seed=5)
+    world.add("other twin.wav", first_seed=5)
+    world.discover()
+    # The answer is lost, and the list cannot be asked: whether there is a task is not known.
+    world.faults(
+        {"kind": "drop", "on": "create", "when": "after", "match": "", "count": 2},
+        {"kind": "status", "on": "list", "status": 500, "count": 60},
+    )
+    assert not world.submit("one.wav", "twin.wav").success
+    world.faults()
+
+    assert world.submit("one.wav", "twin.wav").success
+
+    assert sum(world.created().values()) == 2
+    assert set(world.settle().values()) == {"embedded"}
