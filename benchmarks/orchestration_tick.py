@@ -11,6 +11,7 @@ would take an hour.
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
 import os
 import resource
@@ -58,7 +59,7 @@ def store(instance: dg.DagsterInstance, events: Iterator[dg.AssetMaterialization
     storage = instance.event_log_storage
     first = next(events)
     instance.report_runless_asset_event(first)  # makes the asset known
-    while entries := [_entry(event) for event, _ in zip(events, range(_AT_ONCE), strict=False)]:
+    while entries := [_entry(event) for event in itertools.islice(events, _AT_ONCE)]:
         with storage.index_connection() as connection:  # type: ignore[attr-defined]
             last = connection.exec_driver_sql("SELECT max(id) FROM event_logs").scalar() or 0
             connection.execute(

@@ -73,9 +73,9 @@ class Ledger:
         """Every partition key, in key order: that in which they were added."""
         return self._instance.get_dynamic_partitions(self._names.partitions)
 
-    def media_versions(self) -> Mapping[str, str]:
-        """The latest known fingerprint of each media file; ``gone`` for one that vanished."""
-        return self._versions(self._names.media_files, dg.DagsterEventType.ASSET_OBSERVATION)
+    def media_versions(self, keys: Collection[str] | None = None) -> Mapping[str, str]:
+        """The latest known fingerprint of each media file, or of these; ``gone`` for one that vanished."""
+        return self._versions(self._names.media_files, dg.DagsterEventType.ASSET_OBSERVATION, keys)
 
     def media_event_ids(self, keys: Collection[str] | None = None) -> Mapping[str, int]:
         """The storage id of the event that told each media file's latest fingerprint."""
@@ -253,9 +253,16 @@ class Ledger:
             if record is not None and record.how != "re-attached":
                 yield record
 
-    def _versions(self, asset_key: dg.AssetKey, event_type: dg.DagsterEventType) -> dict[str, str]:
-        tags = self._instance.event_log_storage.get_latest_tags_by_partition(asset_key, event_type, [DATA_VERSION_TAG])
-        return {partition: values[DATA_VERSION_TAG] for partition, values in tags.items() if partition is not None}
+    def _versions(
+        self, asset_key: dg.AssetKey, event_type: dg.DagsterEventType, keys: Collection[str] | None = None
+    ) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for some in [None] if keys is None else _chunks(keys):
+            tags = self._instance.event_log_storage.get_latest_tags_by_partition(
+                asset_key, event_type, [DATA_VERSION_TAG], asset_partitions=some
+            )
+            found.update((key, values[DATA_VERSION_TAG]) for key, values in tags.items() if key is not None)
+        return found
 
     def _storage_ids(
         self, asset_key: dg.AssetKey, event_type: dg.DagsterEventType, keys: Collection[str] | None

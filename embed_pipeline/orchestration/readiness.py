@@ -26,6 +26,9 @@ def build_embedding_ready_sensor(
         blueprint: The pipeline.
         default_status: Whether it runs without being switched on.
     """
+    # When a task was submitted never changes, so what was read of it in this process need not be read again. Which
+    # tasks are pending is not kept: that is computed at each tick.
+    read_before: dict[str, Pending] = {}
 
     @dg.sensor(
         name=blueprint.names.plain("embedding_ready_sensor"),
@@ -39,7 +42,7 @@ def build_embedding_ready_sensor(
         ),
     )
     def embedding_ready_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        return Readiness(blueprint, context).tick()
+        return Readiness(blueprint, context, read_before).tick()
 
     return embedding_ready_sensor
 
@@ -85,11 +88,20 @@ def ended(pending: Mapping[str, Pending], found: StatusSurvey) -> list[str]:
 
 
 class Readiness:
-    """One tick of the sensor."""
+    """One tick of the sensor.
 
-    def __init__(self, blueprint: Blueprint, context: dg.SensorEvaluationContext) -> None:
+    Args:
+        blueprint: The pipeline.
+        context: The tick.
+        read_before: What is known of tasks, by version, from earlier ticks of this process; only what saves reading.
+    """
+
+    def __init__(
+        self, blueprint: Blueprint, context: dg.SensorEvaluationContext, read_before: dict[str, Pending]
+    ) -> None:
         self._blueprint = blueprint
         self._context = context
+        self._read_before = read_before
         self._ledger = Ledger(context.instance, blueprint.names)
 
     def tick(self) -> dg.SensorResult | dg.SkipReason:
@@ -109,7 +121,7 @@ class Readiness:
             order,
             since=now - timedelta(hours=6),
         )
-        pending = self._pending([key for key in versions if key not in runs.in_flight])
+        pending = self._pending({key: version for key, version in versions.items() if key not in runs.in_flight})
         # A run that failed before the task was created had to do with another one.
         since = {key: task.submitted_at for key, task in pending.items()}
         waiting = held_back(runs.failed, policy.retry_backoff_sec, now, since=since)
@@ -142,7 +154,12 @@ class Readiness:
             return dg.SkipReason(summary)
         return dg.SensorResult(run_requests=[dg.RunRequest(tags=some.tags) for some in chosen])
 
-    def _pending(self, keys: list[str]) -> dict[str, Pending]:
-        """The task of each key."""
-        records = self._ledger.latest_tasks(keys)
-        return {key: Pending(record.task_id, record.submitted_at) for key, record in records.items()}
+    def _pending(self, versions: Mapping[str, str]) -> dict[str, Pending]:
+        """The task of each key; its event is read at the first tick that meets it."""
+        unread = [key for key, version in versions.items() if version not in self._read_before]
+        for record in self._ledger.latest_tasks(unread).values():
+            self._read_before[record.version] = Pending(record.task_id, record.submitted_at)
+        wanted = set(versions.values())
+        for version in self._read_before.keys() - wanted:
+            del self._read_before[version]
+        return {key: self._read_before[version] for key, version in versions.items() if version in self._read_before}

@@ -155,7 +155,7 @@ class Submission:
 
     def _tell_what_changed(self) -> None:
         """A person may ask for a file that changed since discovery looked: what is embedded is what is told."""
-        told = self.ledger.media_versions()
+        told = self.ledger.media_versions(list(self._candidates))
         for key, candidate in self._candidates.items():
             if told.get(key) != candidate.fingerprint:
                 self.log_event(media_observation(self.names, self._files[key], candidate.fingerprint))
@@ -163,7 +163,7 @@ class Submission:
 
     def _reattach_what_is_gone(self) -> None:
         """A file that vanished after its task was created keeps it, so that asking for all files does not fail."""
-        told, tasks = self.ledger.media_versions(), self.ledger.latest_tasks(self._missing)
+        told, tasks = self.ledger.media_versions(self._missing), self.ledger.latest_tasks(self._missing)
         self._media_event_ids.update(self.ledger.media_event_ids(list(self._missing)))
         for key, message in self._missing.items():
             version, task = told.get(key, ""), tasks.get(key)
