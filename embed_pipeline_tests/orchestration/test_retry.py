@@ -23,7 +23,6 @@ def run_job(world: World, job: str, **config: Any) -> dg.ExecuteInProcessResult:
     return world.driver.run(job, {}, {job: {"config": config}} if config else None)
 
 
-
 def test_all_that_failed_or_expired_is_chosen_where_nothing_is_named() -> None:
     assert chosen_for_retry(STATES, []) == ["talks/two.wav", "talks/three%2C four.wav"]
 
