@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import dagster as dg
 
@@ -156,7 +157,7 @@ class World:
         """How many tasks the platform created from each source, by file name."""
         entries = self.emulator.platform.journal.entries(endpoint="create", limit=100_000)
         by_task = {entry["task_id"]: entry["source"] for entry in entries if entry["task_id"]}
-        return Counter(source.rpartition("/")[2] for source in by_task.values())
+        return Counter(unquote(source.rpartition("/")[2]) for source in by_task.values())
 
     def requests(self) -> int:
         """How many requests the platform has seen."""
