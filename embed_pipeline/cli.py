@@ -35,6 +35,11 @@ _MEDIA = click.option(
 )
 
 
+def _console() -> Console:
+    """Where things are shown; a pipe or a log has no width of its own, and 80 columns fold every file name."""
+    return Console(width=None if sys.stdout.isatty() else 120)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def cli() -> None:
@@ -48,7 +53,7 @@ def demo(media: Path | None, home: Path) -> None:
     """Embed a folder from beginning to end and show what came of it."""
     from embed_pipeline.demo import run_demo
 
-    sys.exit(run_demo(media, home.resolve(), Console()))
+    sys.exit(run_demo(media, home.resolve(), _console()))
 
 
 @cli.command()
@@ -59,7 +64,7 @@ def dev(media: Path | None, home: Path, port: int) -> None:
     """Run the emulator, Dagster's daemon and its UI over a folder."""
     from embed_pipeline.dev import run_dev
 
-    sys.exit(run_dev(media, home.resolve(), port, Console()))
+    sys.exit(run_dev(media, home.resolve(), port, _console()))
 
 
 @cli.command(context_settings={"ignore_unknown_options": True, "help_option_names": []}, add_help_option=False)
@@ -79,7 +84,7 @@ def plan(media: Path | None, home: Path | None, as_json: bool) -> None:
     """Tell what would be created, what it would cost and how long it would take. Spends nothing."""
     from embed_pipeline.commands.plan import run_plan
 
-    sys.exit(run_plan(find_place(home, media, os.environ), as_json, Console()))
+    sys.exit(run_plan(find_place(home, media, os.environ), as_json, _console()))
 
 
 @cli.command()
@@ -97,7 +102,7 @@ def status(media: Path | None, home: Path | None, as_json: bool, states: tuple[s
     """Tell the one state of each media file, and why it failed if it did."""
     from embed_pipeline.commands.status import run_status
 
-    sys.exit(run_status(find_place(home, media, os.environ), states, as_json, Console()))
+    sys.exit(run_status(find_place(home, media, os.environ), states, as_json, _console()))
 
 
 @cli.command()
@@ -112,7 +117,7 @@ def retry(media: Path | None, home: Path | None, everything: bool, wait: bool | 
 
     if bool(keys) == everything:
         raise click.UsageError("Name the media files to retry, or say --all.")
-    sys.exit(run_retry(find_place(home, media, os.environ), keys, wait, Console()))
+    sys.exit(run_retry(find_place(home, media, os.environ), keys, wait, _console()))
 
 
 @cli.command()
@@ -156,7 +161,7 @@ def search(
     from embed_pipeline.commands.search import SearchRequest, run_search
 
     request = SearchRequest(segment, media, vector, text, count, option, None if scope == "any" else scope, space)
-    sys.exit(run_search(find_place(home, library, os.environ), request, as_json, Console()))
+    sys.exit(run_search(find_place(home, library, os.environ), request, as_json, _console()))
 
 
 def main() -> None:
