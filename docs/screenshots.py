@@ -1,0 +1,113 @@
+"""Takes the pictures in docs/images from a running instance.
+
+EMBED_SUBMIT_AUTOMATICALLY=false embed-pipeline dev --port 3111   # with a failed and a changed file in its library
+python docs/screenshots.py http://127.0.0.1:3111 --embedded lecture-twelve-minutes.mp4 --failed broken-upload.mp4
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from embed_pipeline_tests.browser import browser, button, open_ui, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from selenium.webdriver import Chrome
+    from selenium.webdriver.remote.webelement import WebElement
+
+_IMAGES = Path(__file__).parent / "images"
+_COLOURS = 160
+
+
+def save(chrome: Chrome, name: str) -> None:
+    """Keep what the browser shows, with few colours: a page of text needs no more, and the file is small."""
+    page = Image.open(io.BytesIO(chrome.get_screenshot_as_png())).convert("RGB")
+    path = _IMAGES / f"{name}.png"
+    page.quantize(_COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
+    print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
+
+
+def ask(ui: str, query: str) -> dict[str, object]:
+    """Ask the UI's own API."""
+    request = urllib.request.Request(
+        f"{ui}/graphql", json.dumps({"query": query}).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request) as answer:
+        data: dict[str, object] = json.load(answer)["data"]
+        return data
+
+
+def main() -> None:
+    """Take them all."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("ui")
+    parser.add_argument("--embedded", required=True, help="A media file that is embedded.")
+    parser.add_argument("--failed", required=True, help="A media file that failed.")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as profile, browser(Path(profile), width=1300, height=860) as chrome:
+        open_ui(chrome, options.ui)
+        _backfill(chrome, options.ui)
+        _graph(chrome, options.ui)
+        page = f"{options.ui}/assets"
+        _page(chrome, f"{page}/segment_embeddings?view=partitions&partition={options.embedded}", "partition")
+        _picture(chrome)
+        _page(chrome, f"{page}/embedding_tasks?view=partitions&partition={options.failed}", "failed-partition")
+        _page(chrome, f"{page}/embedding_tasks?view=checks", "checks")
+        _page(chrome, f"{page}/embeddings_table?view=overview", "embeddings-table")
+        _page(chrome, f"{options.ui}/automation", "automation")
+
+
+def _page(chrome: Chrome, url: str, name: str) -> None:
+    chrome.get(url)
+    time.sleep(6)
+    save(chrome, name)
+
+
+def _graph(chrome: Chrome, ui: str) -> None:
+    # The nodes tell most when the graph has the window to itself.
+    chrome.set_window_size(1900, 700)
+    chrome.get(f"{ui}/asset-groups/")
+    time.sleep(6)
+    save(chrome, "graph")
+    chrome.set_window_size(1300, 860)
+
+
+def _picture(chrome: Chrome) -> None:
+    wait_for(chrome, _link("Show Markdown"), "the link to the picture").click()
+    time.sleep(2)
+    save(chrome, "self-similarity")
+
+
+def _link(label: str) -> Callable[[Chrome], WebElement | None]:
+    def look(chrome: Chrome) -> WebElement | None:
+        found = chrome.find_elements("xpath", f"//*[contains(text(), '{label}')]")
+        return found[0] if found else None
+
+    return look
+
+
+def _backfill(chrome: Chrome, ui: str) -> None:
+    chrome.get(f"{ui}/assets/segment_embeddings?view=partitions")
+    wait_for(chrome, button("Materialize"), "Materialize").click()
+    wait_for(chrome, button("All"), "All").click()
+    time.sleep(1)
+    save(chrome, "launch")
+    wait_for(chrome, button("Launch"), "Launch").click()
+    time.sleep(40)
+    found = ask(ui, "{ partitionBackfillsOrError(limit: 1) { ... on PartitionBackfills { results { id } } } }")
+    (latest,) = found["partitionBackfillsOrError"]["results"]  # type: ignore[index]
+    _page(chrome, f"{ui}/runs/b/{latest['id']}", "backfill")
+
+
+if __name__ == "__main__":
+    main()
