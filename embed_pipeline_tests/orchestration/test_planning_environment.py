@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from embed_pipeline.errors import ConfigurationError
@@ -86,3 +88,9 @@ def test_every_variable_sets_a_field_that_is_described() -> None:
 
     for variable in VARIABLES:
         assert models[variable.of].model_fields[variable.field].description, variable.name
+
+
+def test_every_variable_is_documented() -> None:
+    operations = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+
+    assert not [variable.name for variable in VARIABLES if f"`{variable.name}`" not in operations]
