@@ -30,6 +30,13 @@ def gather_knowledge(
     records = [
         record for some in ledger.task_records([key for key in relevant if key in latest]).values() for record in some
     ]
+    if unserved := wanted - {record.fingerprint for record in records}:
+        # A file that has changed since its task was created may have held this content before.
+        media_ids, task_ids = ledger.media_event_ids(), ledger.task_event_ids()
+        changed = {key for key in latest if media_ids.get(key, 0) > task_ids[key]} - relevant
+        before = [r for some in ledger.task_records(changed).values() for r in some if r.fingerprint in unserved]
+        records += before
+        relevant |= {record.media for record in before}
     history = ledger.outcome_history(set(ledger.outcomes()) & relevant)
     known = Known(
         records=records,

@@ -36,7 +36,7 @@ def runs_of_asset(
         asset_key: The asset.
         jobs: The jobs that target it without naming it in their selection.
         order: Every partition key, in key order.
-        since: Failed runs that ended before this do not count.
+        since: Failed runs that ended before this do not count, nor do runs that were created before and never queued.
     """
     position = {key: index for index, key in enumerate(order)}
 
@@ -48,7 +48,11 @@ def runs_of_asset(
             return []
         return keys_of_run(run.tags, position, order)
 
-    under_way = instance.get_runs(dg.RunsFilter(statuses=list(_UNDER_WAY)))
+    under_way = [
+        *instance.get_runs(dg.RunsFilter(statuses=list(_UNDER_WAY))),
+        # A daemon that died between creating a run and queueing it takes it up again soon, or never.
+        *instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.NOT_STARTED], created_after=since)),
+    ]
     in_flight = {key for run in under_way for key in keys(run)}
     failed = []
     for record in instance.get_run_records(
@@ -61,7 +65,6 @@ def runs_of_asset(
 
 
 _UNDER_WAY = (
-    dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.STARTING,
     dg.DagsterRunStatus.STARTED,

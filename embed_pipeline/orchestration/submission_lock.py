@@ -16,6 +16,7 @@ import dagster as dg
 from embed_pipeline.errors import EmbedPipelineError
 
 _LOOK_AGAIN_SEC = 0.5
+_ASK_AGAIN_SEC = 0.02
 
 
 class SubmissionBusyError(EmbedPipelineError):
@@ -55,6 +56,8 @@ def submission_lock(
         while not storage.claim_concurrency_slot(key, run_id, step_key=key).is_claimed:
             holder = _free_slots_of_ended_runs(instance, key, run_id)
             if holder is None:
+                # What was freed is given to whoever asks next.
+                time.sleep(_ASK_AGAIN_SEC)
                 continue
             if time.monotonic() > deadline:
                 raise SubmissionBusyError(

@@ -88,6 +88,20 @@ def test_a_copy_of_the_old_content_is_served_by_its_task_while_the_original_chan
     assert sum(world.created().values()) == 2
 
 
+def test_a_copy_of_the_old_content_is_served_before_the_original_is_submitted_anew(world: World) -> None:
+    world = world.varied(submit_automatically=False)
+    world.add("talk.wav", first_seed=1)
+    world.discover()
+    world.submit("talk.wav")
+    world.add("talk.wav", first_seed=2)
+    world.add("talk before the change.wav", first_seed=1)
+    world.discover()
+
+    assert world.submit("talk before the change.wav").success
+
+    assert sum(world.created().values()) == 1
+
+
 def test_a_vanished_file_is_kept_as_gone_and_comes_back_for_nothing(world: World) -> None:
     world.add("one.wav", "two.wav")
     world.settle()

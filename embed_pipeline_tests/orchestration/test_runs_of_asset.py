@@ -1,0 +1,54 @@
+"""Which partitions runs are at work on: nothing is asked for twice, and nothing is stranded."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import dagster as dg
+
+from embed_pipeline.orchestration.ranges import RANGE_END_TAG, RANGE_START_TAG
+from embed_pipeline.orchestration.runs import RunsOfAsset, runs_of_asset
+
+_ASSET, _ORDER = dg.AssetKey("embedding_tasks"), ["a", "b", "c", "d"]
+_RANGE = {RANGE_START_TAG: "b", RANGE_END_TAG: "c"}
+
+
+def look(instance: dg.DagsterInstance, since: timedelta = timedelta(hours=6)) -> RunsOfAsset:
+    return runs_of_asset(instance, _ASSET, ["submit"], _ORDER, since=datetime.now(UTC) - since)
+
+
+def add(instance: dg.DagsterInstance, status: dg.DagsterRunStatus, job: str = "submit", **values: object) -> None:
+    instance.add_run(
+        dg.DagsterRun(job_name=job, run_id=str(uuid4()), status=status, tags=values.pop("tags", _RANGE), **values)
+    )
+
+
+def test_queued_and_running_runs_are_at_work_on_their_range(instance: dg.DagsterInstance) -> None:
+    for status in (dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING):
+        add(instance, status)
+        assert look(instance).in_flight == {"b", "c"}
+    add(instance, dg.DagsterRunStatus.STARTED, tags={"dagster/partition": "d"})
+    assert look(instance).in_flight == {"b", "c", "d"}
+
+
+def test_runs_of_other_jobs_and_other_assets_do_not_count(instance: dg.DagsterInstance) -> None:
+    add(instance, dg.DagsterRunStatus.STARTED, job="another")
+    add(instance, dg.DagsterRunStatus.STARTED, asset_selection=frozenset({dg.AssetKey("other")}))
+    assert look(instance).in_flight == set()
+
+    add(instance, dg.DagsterRunStatus.STARTED, job="a backfill's", asset_selection=frozenset({_ASSET}))
+    assert look(instance).in_flight == {"b", "c"}
+
+
+def test_a_run_that_was_created_and_never_queued_holds_nothing_for_ever(instance: dg.DagsterInstance) -> None:
+    add(instance, dg.DagsterRunStatus.NOT_STARTED)
+
+    assert look(instance).in_flight == {"b", "c"}
+    assert look(instance, since=timedelta(seconds=-1)).in_flight == set()
+
+
+def test_runs_that_ended_well_count_for_nothing(instance: dg.DagsterInstance) -> None:
+    add(instance, dg.DagsterRunStatus.SUCCESS)
+
+    assert look(instance) == RunsOfAsset(frozenset(), ())
