@@ -1,7 +1,7 @@
 """Takes the pictures in docs/images from a running instance.
 
 EMBED_SUBMIT_AUTOMATICALLY=false embed-pipeline dev --port 3111   # with a failed and a changed file in its library
-python docs/screenshots.py http://127.0.0.1:3111 --embedded lecture-twelve-minutes.mp4 --failed broken-upload.mp4
+python docs/screenshots.py http://127.0.0.1:3111 --embedded talk.mp4 --failed broken.mp4 --changed song.wav
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from selenium.webdriver.remote.webelement import WebElement
 
 _IMAGES = Path(__file__).parent / "images"
+_LOCATION = "__repository__@embed_pipeline.definitions"
 _COLOURS = 160
 
 
@@ -53,6 +54,7 @@ def main() -> None:
     parser.add_argument("ui")
     parser.add_argument("--embedded", required=True, help="A media file that is embedded.")
     parser.add_argument("--failed", required=True, help="A media file that failed.")
+    parser.add_argument("--changed", required=True, help="A media file that has changed since it was embedded.")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as profile, browser(Path(profile), width=1300, height=860) as chrome:
         open_ui(chrome, options.ui)
@@ -64,7 +66,12 @@ def main() -> None:
         _page(chrome, f"{page}/embedding_tasks?view=partitions&partition={options.failed}", "failed-partition")
         _page(chrome, f"{page}/embedding_tasks?view=checks", "checks")
         _page(chrome, f"{page}/embeddings_table?view=overview", "embeddings-table")
+        # Low enough to leave out where the file lies on whoever's machine this is.
+        chrome.set_window_size(1300, 700)
+        _page(chrome, f"{page}/embedding_tasks?view=partitions&partition={options.changed}", "stale-partition")
+        chrome.set_window_size(1300, 860)
         _page(chrome, f"{options.ui}/automation", "automation")
+        _page(chrome, f"{options.ui}/locations/{_LOCATION}/sensors/media_discovery_sensor", "sensor")
 
 
 def _page(chrome: Chrome, url: str, name: str) -> None:
