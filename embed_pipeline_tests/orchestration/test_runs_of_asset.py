@@ -24,8 +24,8 @@ def add(instance: dg.DagsterInstance, status: dg.DagsterRunStatus, job: str = "s
     )
 
 
-def test_queued_and_running_runs_are_at_work_on_their_range(instance: dg.DagsterInstance) -> None:
-    for status in (dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING):
+def test_starting_and_running_runs_are_at_work_on_their_range(instance: dg.DagsterInstance) -> None:
+    for status in (dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING):
         add(instance, status)
         assert look(instance).in_flight == {"b", "c"}
     add(instance, dg.DagsterRunStatus.STARTED, tags={"dagster/partition": "d"})
