@@ -20,6 +20,9 @@ from embed_pipeline.orchestration.planning import make_plan
 from embed_pipeline.orchestration.retrying import NothingToRetryError, chosen_for_retry, known_keys
 from embed_pipeline.orchestration.states import MediaState
 from embed_pipeline.orchestration.submitting import submission_headline, submission_numbers, submit_media
+from embed_pipeline.orchestration.versions import content_of
+
+_WITHOUT_SEGMENTS = frozenset(MediaState) - {MediaState.EMBEDDED, MediaState.GONE}
 
 
 class RetryConfig(dg.Config):
@@ -160,11 +163,18 @@ def _retire_vanished(blueprint: Blueprint) -> dg.JobDefinition:
         description="Removes the segments and partitions of media files that are gone from the library.",
     )
     def retire(context: dg.OpExecutionContext, config: RetireConfig) -> Iterator[dg.Output[None]]:
-        states = Ledger(context.instance, names).states()
+        ledger = Ledger(context.instance, names)
+        states, versions = ledger.states(), ledger.media_versions()
         wanted = known_keys(states, config.media) if config.media else set(states)
         gone = [key for key in states if key in wanted and states[key] is MediaState.GONE]
         if here := sorted(wanted - set(gone)) if config.media else []:
             raise dg.Failure(f"{', '.join(here[:5])} is still in the library: only what is gone can be retired.")
+        # A renamed file may still take its segments from its old name.
+        awaited = {versions.get(key) for key, state in states.items() if state in _WITHOUT_SEGMENTS}
+        needed = [key for key in gone if content_of(versions[key]) in awaited]
+        for key in needed:
+            context.log.info(f"{key} is kept for now: a file with the same content is not embedded yet.")
+        gone = [key for key in gone if key not in needed]
         dataset = blueprint.store_resource(context.resources).dataset()
         removed = 0
         for key in gone:
@@ -172,7 +182,14 @@ def _retire_vanished(blueprint: Blueprint) -> dg.JobDefinition:
             removed += dataset.delete(key)
             context.instance.delete_dynamic_partition(names.partitions, key)
             context.log.info(f"{key} is retired.")
-        yield dg.Output(None, metadata={"embed_pipeline/retired": len(gone), "embed_pipeline/files_removed": removed})
+        yield dg.Output(
+            None,
+            metadata={
+                "embed_pipeline/retired": len(gone),
+                "embed_pipeline/kept": len(needed),
+                "embed_pipeline/files_removed": removed,
+            },
+        )
 
     return _job_of(retire, "Removes media files that vanished from the library: their segments and their partitions.")
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from embed_pipeline.errors import EmbedPipelineError, MediaError
+from embed_pipeline.orchestration.day_budget import read_day_budget
 from embed_pipeline.orchestration.hindrances import Hindrances
 from embed_pipeline.orchestration.knowledge import gather_knowledge
 from embed_pipeline.orchestration.ledger import Ledger
@@ -33,7 +34,6 @@ from embed_pipeline.orchestration.submission_plan import (
     Action,
     Candidate,
     Decision,
-    minutes_spent,
     plan_submissions,
 )
 from embed_pipeline.orchestration.submission_report import SubmissionReport
@@ -109,7 +109,7 @@ class Submission:
         known, claimed = gather_knowledge(
             self.ledger, self._candidates.values(), platform=self.platform, root_run_id=self.root_run_id
         )
-        minutes_left = self._minutes_left_today(now)
+        minutes_left = read_day_budget(self.ledger, self.policy, now).left
 
         def plan() -> list[Decision]:
             return plan_submissions(
@@ -172,12 +172,6 @@ class Submission:
                 self._log_task(again, media_version=version)
             else:
                 self._report.failed[key] = message
-
-    def _minutes_left_today(self, now: datetime) -> float | None:
-        if self.policy.max_minutes_per_day is None:
-            return None
-        spent = minutes_spent(self.ledger.records_created_since(now - timedelta(days=1)))
-        return max(self.policy.max_minutes_per_day - spent, 0.0)
 
     def _measure(self, keys: Iterable[str]) -> None:
         for file, found in probe_all(self.library, [self._files[key] for key in keys], self.concurrency):

@@ -117,3 +117,20 @@ def test_what_vanished_is_retired_and_what_is_there_is_not(world: World) -> None
     assert world.states() == {"stays.wav": "embedded"}
     assert world.segments("goes.wav") is None
     assert world.segments("stays.wav") is not None
+
+
+def test_what_a_renamed_file_still_needs_is_not_retired(world: World) -> None:
+    world.add("old.wav")
+    world.settle()
+    (world.media / "old.wav").rename(world.media / "new.wav")
+    manual = world.varied(submit_automatically=False)
+    manual.discover()
+    assert world.states() == {"old.wav": "gone", "new.wav": "unsubmitted"}
+
+    assert run_job(manual, "retire_vanished_media").success
+    assert world.segments("old.wav") is not None
+
+    world.settle()
+    assert run_job(manual, "retire_vanished_media").success
+    assert world.states() == {"new.wav": "embedded"}
+    assert world.created() == {"old.wav": 1}
