@@ -100,15 +100,33 @@ class SegmentFilter:
 
 @overload
 def read_embeddings(
-    dataset: EmbeddingDataset | str, *, to: Literal["arrow"] = ..., **wanted: Unpack[Selection]
+    dataset: EmbeddingDataset | str,
+    *,
+    to: Literal["arrow"] = ...,
+    columns: Collection[str] | None = ...,
+    source: Source = ...,
+    mix_spaces: bool = ...,
+    **wanted: Unpack[Selection],
 ) -> pa.Table: ...
 @overload
 def read_embeddings(
-    dataset: EmbeddingDataset | str, *, to: Literal["pandas"], **wanted: Unpack[Selection]
+    dataset: EmbeddingDataset | str,
+    *,
+    to: Literal["pandas"],
+    columns: Collection[str] | None = ...,
+    source: Source = ...,
+    mix_spaces: bool = ...,
+    **wanted: Unpack[Selection],
 ) -> pd.DataFrame: ...
 @overload
 def read_embeddings(
-    dataset: EmbeddingDataset | str, *, to: Literal["matrix"], **wanted: Unpack[Selection]
+    dataset: EmbeddingDataset | str,
+    *,
+    to: Literal["matrix"],
+    columns: Collection[str] | None = ...,
+    source: Source = ...,
+    mix_spaces: bool = ...,
+    **wanted: Unpack[Selection],
 ) -> tuple[NDArray[np.float32], pd.DataFrame]: ...
 def read_embeddings(
     dataset: EmbeddingDataset | str,
