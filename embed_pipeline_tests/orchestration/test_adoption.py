@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ import dagster as dg
 import pytest
 
 from embed_pipeline.emulator import Emulator, EmulatorSettings
-from embed_pipeline.orchestration import left_behind, submitting
+from embed_pipeline.orchestration import left_behind, submission, submitting
 from embed_pipeline_tests.orchestration.world import World
 
 Log = Callable[[dg.AssetMaterialization | dg.AssetObservation], None]
@@ -164,3 +165,27 @@ def test_a_file_with_the_content_of_one_whose_outcome_is_not_known_is_not_given_
 
     assert sum(world.created().values()) == 2
     assert set(world.settle().values()) == {"embedded"}
+
+
+def test_a_run_that_was_taken_for_dead_gives_way(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submission, "_STILL_RUNNING_SEC", 0.0)
+    names = [f"{number}.wav" for number in range(6)]
+    world = manual(World(world.root, world.instance, world.emulator, client={"concurrency": 1}), *names)
+    world.faults({"kind": "latency", "on": "create", "seconds": 0.3})
+
+    def end_the_run() -> None:
+        while not world.created():
+            time.sleep(0.02)
+        for run in world.instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
+            world.instance.report_run_failed(run)
+
+    ender = threading.Thread(target=end_the_run)
+    ender.start()
+    result = world.submit(names[0], names[-1])
+    ender.join()
+
+    assert "was ended while it was creating tasks" in world.words(result)
+    assert 1 <= sum(world.created().values()) < len(names)
+    world.faults()
+    assert world.submit(names[0], names[-1]).success
+    assert world.created() == dict.fromkeys(names, 1)
