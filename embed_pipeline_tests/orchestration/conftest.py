@@ -12,7 +12,14 @@ from embed_pipeline_tests.orchestration.world import World
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
-    """A Dagster instance of the test's own, with storage on disk as a default installation has it."""
+    """A Dagster instance of the test's own, in memory."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+@pytest.fixture
+def stored_instance() -> Iterator[dg.DagsterInstance]:
+    """A Dagster instance with storage on disk, as a default installation has it and as processes share it."""
     with dg.instance_for_test() as instance:
         yield instance
 

@@ -18,6 +18,12 @@ _OBSERVED, _MATERIALIZED = dg.DagsterEventType.ASSET_OBSERVATION, dg.DagsterEven
 _PARTITIONS = dg.DynamicPartitionsDefinition(name="files")
 
 
+@pytest.fixture
+def instance(stored_instance: dg.DagsterInstance) -> dg.DagsterInstance:
+    """What is pinned is what users' storage does."""
+    return stored_instance
+
+
 def observe(instance: dg.DagsterInstance, key: str, version: str) -> None:
     instance.report_runless_asset_event(dg.AssetObservation(_MEDIA, partition=key, tags=version_tags(version)))
 
