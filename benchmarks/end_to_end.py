@@ -25,8 +25,8 @@ from pathlib import Path
 import av
 import dagster as dg
 
+from embed_pipeline.commands.emulator_process import emulator_process
 from embed_pipeline.dataset import EmbeddingDataset
-from embed_pipeline.emulator_process import emulator_process
 from embed_pipeline.orchestration.blueprint import Blueprint
 from embed_pipeline.orchestration.driver import Driver
 from embed_pipeline.orchestration.ledger import Ledger

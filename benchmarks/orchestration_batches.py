@@ -28,7 +28,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from embed_pipeline.emulator_process import emulator_process
+from embed_pipeline.commands.emulator_process import emulator_process
 from embed_pipeline.orchestration.blueprint import Blueprint
 from embed_pipeline.orchestration.driver import Driver
 from embed_pipeline.orchestration.events import NOTHING, output_without_events

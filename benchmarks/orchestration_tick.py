@@ -30,7 +30,7 @@ from dagster._core.events.log import EventLogEntry
 from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 
 from embed_pipeline.client import EmbedClient, MediaSource
-from embed_pipeline.emulator_process import emulator_process
+from embed_pipeline.commands.emulator_process import emulator_process
 from embed_pipeline.orchestration.blueprint import Blueprint
 from embed_pipeline.orchestration.pipeline import build_definitions
 from embed_pipeline.orchestration.policy import PipelinePolicy

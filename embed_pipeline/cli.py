@@ -51,7 +51,7 @@ def cli() -> None:
 @_HOME
 def demo(media: Path | None, home: Path) -> None:
     """Embed a folder from beginning to end and show what came of it."""
-    from embed_pipeline.demo import run_demo
+    from embed_pipeline.commands.demo import run_demo
 
     sys.exit(run_demo(media, home.resolve(), _console()))
 
@@ -62,7 +62,7 @@ def demo(media: Path | None, home: Path) -> None:
 @click.option("--port", type=int, default=3000, show_default=True, help="The port of Dagster's UI.")
 def dev(media: Path | None, home: Path, port: int) -> None:
     """Run the emulator, Dagster's daemon and its UI over a folder."""
-    from embed_pipeline.dev import run_dev
+    from embed_pipeline.commands.dev import run_dev
 
     sys.exit(run_dev(media, home.resolve(), port, _console()))
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from embed_pipeline.commands.workplace import Workplace
 from embed_pipeline.errors import ConfigurationError
-from embed_pipeline.workplace import Workplace
 
 if TYPE_CHECKING:
     import dagster as dg

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from embed_pipeline.commands.emulator_process import emulator_process, running_emulator
 from embed_pipeline.commands.opening import Place
-from embed_pipeline.emulator_process import emulator_process, running_emulator
 
 
 @contextmanager

@@ -15,8 +15,8 @@ import dagster as dg
 import pytest
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 
+from embed_pipeline.commands.workplace import Workplace
 from embed_pipeline.emulator import Emulator
-from embed_pipeline.workplace import Workplace
 from embed_pipeline_tests.orchestration.world import World
 
 _PROJECT = Path(__file__).parents[2]

@@ -17,8 +17,8 @@ from rich.table import Table
 
 from embed_pipeline.commands.platform import names_a_platform, started_emulator
 from embed_pipeline.commands.status import status_table
+from embed_pipeline.commands.workplace import Workplace
 from embed_pipeline.errors import ConfigurationError, EmbedPipelineError
-from embed_pipeline.workplace import Workplace
 
 if TYPE_CHECKING:
     from embed_pipeline.dataset import EmbeddingDataset, Match

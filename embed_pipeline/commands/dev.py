@@ -13,9 +13,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from embed_pipeline.demo import make_samples, platform_environment
+from embed_pipeline.commands.demo import make_samples, platform_environment
+from embed_pipeline.commands.workplace import Workplace
 from embed_pipeline.errors import ConfigurationError
-from embed_pipeline.workplace import Workplace
 
 _ENDS_WITHIN_SEC = 20
 
