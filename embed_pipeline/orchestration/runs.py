@@ -41,7 +41,8 @@ def runs_of_asset(
     position = {key: index for index, key in enumerate(order)}
 
     def keys(run: dg.DagsterRun) -> Sequence[str]:
-        if run.asset_selection is not None:
+        # A run that was launched in process has an empty selection where the daemon's has none.
+        if run.asset_selection:
             if asset_key not in run.asset_selection:
                 return []
         elif run.job_name not in jobs:

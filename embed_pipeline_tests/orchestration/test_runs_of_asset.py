@@ -9,6 +9,7 @@ import dagster as dg
 
 from embed_pipeline.orchestration.ranges import RANGE_END_TAG, RANGE_START_TAG
 from embed_pipeline.orchestration.runs import RunsOfAsset, runs_of_asset
+from embed_pipeline_tests.orchestration.world import World
 
 _ASSET, _ORDER = dg.AssetKey("embedding_tasks"), ["a", "b", "c", "d"]
 _RANGE = {RANGE_START_TAG: "b", RANGE_END_TAG: "c"}
@@ -39,6 +40,27 @@ def test_runs_of_other_jobs_and_other_assets_do_not_count(instance: dg.DagsterIn
 
     add(instance, dg.DagsterRunStatus.STARTED, job="a backfill's", asset_selection=frozenset({_ASSET}))
     assert look(instance).in_flight == {"b", "c"}
+
+
+def test_runs_in_process_count_as_those_of_the_daemon_do(instance: dg.DagsterInstance) -> None:
+    for status in (dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.FAILURE):
+        add(instance, status, asset_selection=frozenset())
+
+    found = look(instance)
+
+    assert found.in_flight == {"b", "c"}
+    assert [run.keys for run in found.failed] == [("b", "c")]
+
+
+def test_a_failed_run_in_process_is_not_repeated_before_its_backoff(world: World) -> None:
+    world = world.varied(retry_backoff_sec=600.0)
+    world.add("one.wav")
+    world.faults({"kind": "status", "on": "create", "status": 403})
+
+    (first,) = world.discover().runs
+
+    assert not first.success
+    assert not world.discover().runs
 
 
 def test_a_run_that_was_created_and_never_queued_holds_nothing_for_ever(instance: dg.DagsterInstance) -> None:
