@@ -5,6 +5,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+# Several processes, each test file in one of them: what a file's tests share is made once.
+PYTEST_ARGS ?= -n auto --dist loadfile
 SDKS   := $(VENV)/sdk/1.2.9 $(VENV)/sdk/1.3.6
 
 .PHONY: demo dev test lint types check clean
