@@ -120,7 +120,6 @@ def build_segment_embeddings(blueprint: Blueprint) -> dg.AssetsDefinition:
                 dataset=blueprint.store_resource(context.resources).dataset(),
                 settings=blueprint.settings,
                 policy=blueprint.policy,
-                code_version=blueprint.settings.code_version,
                 log_event=event_logger(context),
                 log=context.log.info,
             ).run(keys)

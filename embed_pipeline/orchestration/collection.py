@@ -65,9 +65,8 @@ class Collection:
         ledger: What is known so far.
         client: The platform.
         dataset: Where segments are written.
-        settings: What the files are embedded with.
+        settings: What the files are embedded with where their task does not tell.
         policy: The team's choices.
-        code_version: The code version of ``segment_embeddings``.
         log_event: Stores an event at once; called from one thread only.
         log: Told in words what is worth reading in the run's log.
         concurrency: Results fetched at once; each may hold a hundred megabytes while it is read.
@@ -79,7 +78,6 @@ class Collection:
     dataset: EmbeddingDataset
     settings: EmbeddingSettings
     policy: PipelinePolicy
-    code_version: str
     log_event: Callable[[dg.AssetMaterialization | dg.AssetObservation], None]
     log: Callable[[str], None]
     concurrency: int = 4
@@ -138,7 +136,11 @@ class Collection:
         return unready + todo
 
     def _result(self, key: str) -> Collected | Failed | Expired | NotReady:
-        return fetch_result(self._tasks[key], self.client, self.dataset, self.settings, self.ledger)
+        return fetch_result(self._tasks[key], self.client, self.dataset, self._settings_of(key), self.ledger)
+
+    def _settings_of(self, key: str) -> EmbeddingSettings:
+        """What the task was asked for, whatever the settings have become since."""
+        return self._tasks[key].settings or self.settings
 
     def _take(self, key: str, future: Future[Collected | Failed | Expired | NotReady]) -> bool:
         """Log what came of one fetch; whether its task is still processing."""
@@ -175,10 +177,12 @@ class Collection:
                 partition=key,
                 metadata=result.metadata(task, pictures=self.policy.pictures),
                 tags=version_tags(
-                    task.version, self.code_version, (self.names.embedding_tasks, task.version, task.storage_id)
+                    task.version,
+                    self._settings_of(key).code_version,
+                    (self.names.embedding_tasks, task.version, task.storage_id),
                 ),
             )
         )
         # Not the segments themselves: a run may write more of them than fit into memory.
         self._report.collected[key] = result.written
-        self._report.findings[key] = judge(result.segments, self.settings)
+        self._report.findings[key] = judge(result.segments, self._settings_of(key))

@@ -8,7 +8,9 @@ from datetime import datetime
 from typing import Any, Literal
 
 import dagster as dg
+from pydantic import ValidationError
 
+from embed_pipeline.orchestration.settings import EmbeddingSettings
 from embed_pipeline.orchestration.versions import task_version
 
 How = Literal["created", "re-attached", "adopted"]
@@ -30,6 +32,7 @@ class TaskRecord:
         how: Whether this event's run created the task, found it in the ledger, or found it in the platform's list.
         root_run_id: The run that asked for it, or the first of its re-executions.
         media_uri: Where the content was, without credentials.
+        settings: What was asked for; None where the event does not tell.
         storage_id: The event's id, which orders events; None before it is stored.
     """
 
@@ -44,6 +47,7 @@ class TaskRecord:
     how: How
     root_run_id: str
     media_uri: str
+    settings: EmbeddingSettings | None = None
     storage_id: int | None = None
 
     @property
@@ -68,6 +72,8 @@ class TaskRecord:
             "embed_pipeline/root_run_id": dg.MetadataValue.dagster_run(self.root_run_id),
             "dagster/uri": self.media_uri,
         }
+        if self.settings is not None:
+            values["embed_pipeline/settings"] = self.settings.spelled_out().model_dump(mode="json")
         if self.minutes is not None:
             values["embed_pipeline/minutes"] = round(self.minutes, 4)
         return values
@@ -93,5 +99,13 @@ class TaskRecord:
             how=values.get("embed_pipeline/how", "created"),
             root_run_id=str(values.get("embed_pipeline/root_run_id", "")),
             media_uri=str(values.get("dagster/uri", "")),
+            settings=_settings_in(values.get("embed_pipeline/settings")),
             storage_id=storage_id,
         )
+
+
+def _settings_in(told: Any) -> EmbeddingSettings | None:
+    try:
+        return EmbeddingSettings.model_validate(told)
+    except ValidationError:
+        return None

@@ -101,7 +101,7 @@ def fetch_result(
         task: The task that serves the media file.
         client: The platform.
         dataset: Where segments are written.
-        settings: What the file was to be embedded with.
+        settings: What the task was asked for.
         ledger: Knows under which other names the same task's segments were written.
     """
     from embed_pipeline.client import EmptyResultError, NotFoundError, UnreadableResponseError, classify_failure

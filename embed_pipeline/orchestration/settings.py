@@ -131,6 +131,12 @@ class EmbeddingSettings(BaseModel, dg.Resolvable):
                 request["embedding_uncertainty"] = True
         return request
 
+    def spelled_out(self) -> EmbeddingSettings:
+        """The same settings with the options named that are left to the model, which may have others one day."""
+        return self.model_copy(
+            update={"video_options": self.options("video"), "audio_options": self.options("audio")},
+        )
+
     def digest(self, media_type: MediaType) -> str:
         """Twelve hex characters that stand for all that a media file of this type is embedded with."""
         return _digest(self.request(media_type))

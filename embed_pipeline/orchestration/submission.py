@@ -189,6 +189,7 @@ class Submission:
                     decision.task,
                     media=key,
                     how="re-attached",
+                    settings=self.settings,
                     media_uri=without_query(self._files[key].uri),
                     root_run_id=self.root_run_id,
                     storage_id=None,
@@ -340,6 +341,7 @@ class Submission:
             how="adopted" if adopted else "created",
             root_run_id=self.root_run_id,
             media_uri=without_query(self._files[candidate.key].uri),
+            settings=self.settings,
         )
 
     def _log_task(self, record: TaskRecord, *, media_version: str | None = None) -> None:

@@ -1,0 +1,52 @@
+"""What becomes of tasks and refusals when settings, bounds or the platform change after them."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from embed_pipeline.emulator.settings import Timing
+from embed_pipeline.orchestration.records import TaskRecord
+from embed_pipeline.orchestration.settings import EmbeddingSettings
+from embed_pipeline.orchestration.versions import version_tags
+from embed_pipeline_tests.orchestration.world import World
+
+_OTHER = EmbeddingSettings(model_name="marengo3.5", embedding_dimension=256)
+
+
+def test_a_result_is_written_and_judged_by_the_settings_its_task_was_made_with(world: World) -> None:
+    world.emulator.platform.timing = Timing(on_command=True)
+    world.add("a.wav")
+    world.discover()
+    asked = world.blueprint.settings
+    world.emulator.platform.store.release(None, now=world.emulator.platform.clock.now())
+
+    changed = world.varied(settings=_OTHER, submit_automatically=False)
+    (run,) = changed.collect().runs
+
+    assert run.success
+    segments = world.segments("a.wav")
+    assert segments.settings == asked.request("audio")
+    assert segments.settings_digest == asked.digest("audio")
+    (event,) = world.instance.fetch_materializations(world.blueprint.names.segment_embeddings, limit=1).records
+    assert event.asset_materialization is not None
+    assert (event.asset_materialization.tags or {})["dagster/code_version"] == asked.code_version
+    for evaluation in run.get_asset_check_evaluations():
+        assert evaluation.passed, evaluation
+
+
+def test_a_task_tells_its_settings_whatever_the_models_options_become() -> None:
+    settings = EmbeddingSettings(model_name="marengo3.5", embedding_dimension=256, start_sec=1.5)
+    event = dg.AssetMaterialization(
+        "embedding_tasks",
+        partition="a.wav",
+        metadata={
+            "embed_pipeline/task_id": "1",
+            "embed_pipeline/settings": settings.spelled_out().model_dump(mode="json"),
+        },
+        tags=version_tags("1"),
+    )
+    record = TaskRecord.from_event(event, 1, 0.0)
+
+    assert record is not None and record.settings is not None
+    assert record.settings.video_options == ("visual", "audio")
+    assert record.settings.code_version == settings.code_version
