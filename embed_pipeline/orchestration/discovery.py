@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,8 @@ import dagster as dg
 from embed_pipeline.orchestration.blueprint import Blueprint
 from embed_pipeline.orchestration.discovery_plan import DiscoveryPlan, plan_discovery
 from embed_pipeline.orchestration.ledger import Ledger
-from embed_pipeline.orchestration.observations import media_materialization, media_observation, retirement
+from embed_pipeline.orchestration.observations import media_materialization, media_observation
+from embed_pipeline.orchestration.retiring import awaited_contents, retire_media
 from embed_pipeline.orchestration.submission_requests import SubmissionPlanner, SubmissionRequests
 from embed_pipeline.orchestration.versions import version_tags
 
@@ -72,13 +73,14 @@ class Discovery:
             on_problem=lambda _, error: problems.append(str(error)),
         )
         partitions, told = self._ledger.partitions(), self._ledger.media_versions()
+        retiring = policy.when_a_file_vanishes == "retire"
         plan = plan_discovery(
             list(files),
             fingerprints,
             partitions,
             told,
             unsure=_unsure(listing, partitions),
-            needed=self._needed(fingerprints),
+            needed=awaited_contents(self._ledger, fingerprints) if retiring else (),
             limit=policy.new_files_per_tick,
             when_vanished=policy.when_a_file_vanishes,
         )
@@ -87,53 +89,38 @@ class Discovery:
             if key in files:
                 events.append(media_materialization(names, files[key], version))
             events.append(media_observation(names, files[key], version) if key in files else self._gone(key, version))
-        self._retire(plan)
+        retired = self._retire(plan, deadline)
         wanted = SubmissionRequests()
         if policy.submit_automatically:
-            wanted = self._submissions(plan, partitions, library, deadline)
+            wanted = self._submissions(plan, [key for key in partitions if key not in set(retired)], library, deadline)
             if wanted.watermark is not None:
                 self._context.update_cursor(str(wanted.watermark))
         requests = [dg.RunRequest(tags=dict(tags)) for tags in wanted.ranges]
-        summary = _summary(len(files), plan, wanted, problems)
+        summary = _summary(len(files), plan, len(retired), wanted, problems)
         self._context.log.info(summary)
-        if not (events or plan.add or plan.retire or requests):
+        if not (events or plan.add or requests):
             return dg.SkipReason(summary)
         return dg.SensorResult(
             run_requests=requests,
             asset_events=events,
             dynamic_partitions_requests=[
                 *([self._blueprint.partitions_def.build_add_request(list(plan.add))] if plan.add else []),
-                *([self._blueprint.partitions_def.build_delete_request(list(plan.retire))] if plan.retire else []),
             ],
         )
 
-    def _needed(self, fingerprints: Mapping[str, str]) -> set[str]:
-        """The contents that are in the library and not in the dataset under their present name."""
-        if self._blueprint.policy.when_a_file_vanishes == "keep":
-            return set()
-        tasks, embedded = self._ledger.task_versions(), self._ledger.embedded_versions()
-        return {
-            fingerprint
-            for key, fingerprint in fingerprints.items()
-            if key not in embedded or embedded[key] != tasks.get(key)
-        }
-
-    def _retire(self, plan: DiscoveryPlan) -> None:
-        """Remove what the dataset has of retired files.
-
-        Each is told before it is done: a file that comes back is then pending, and never taken for embedded.
-        """
+    def _retire(self, plan: DiscoveryPlan, deadline: float) -> Sequence[str]:
+        """Remove what is to be retired, as far as there is time; the keys that went."""
         if not plan.retire:
-            return
+            return ()
         dataset = self._blueprint.store_resource(self._context.resources).dataset()
-        for key in plan.retire:
-            self._context.instance.report_runless_asset_event(retirement(self._blueprint.names, key))
-            dataset.delete(key)
+        # Half of what is left of the tick: new files wait too.
+        budget_sec = max((deadline - time.monotonic()) / 2, 1.0)
+        names = self._blueprint.names
+        return retire_media(self._context.instance, names, dataset, plan.retire, budget_sec=budget_sec).keys
 
     def _submissions(
         self, plan: DiscoveryPlan, partitions: Sequence[str], library: MediaLibrary, deadline: float
     ) -> SubmissionRequests:
-        retired = set(plan.retire)
         return SubmissionPlanner(
             blueprint=self._blueprint,
             instance=self._context.instance,
@@ -141,7 +128,7 @@ class Discovery:
             now=datetime.now(UTC),
             budget_sec=max(deadline - time.monotonic(), 1.0),
         ).request(
-            [key for key in partitions if key not in retired] + list(plan.add),
+            [*partitions, *plan.add],
             # What this tick is about to tell counts as told: daemon and database will have it before the run starts.
             observed=plan.observe,
             cursor=self._context.cursor,
@@ -164,14 +151,14 @@ def _unsure(listing: Listing, partitions: Sequence[str]) -> Collection[str]:
     return listing.settling
 
 
-def _summary(files: int, plan: DiscoveryPlan, wanted: SubmissionRequests, problems: Sequence[str]) -> str:
+def _summary(files: int, plan: DiscoveryPlan, retired: int, wanted: SubmissionRequests, problems: Sequence[str]) -> str:
     changed = len(plan.observe) - len(plan.add) - len(plan.vanished)
     parts = [
         f"{files} media files",
         f"{len(plan.add)} new",
         f"{changed} changed",
         f"{len(plan.vanished)} vanished",
-        *([f"{len(plan.retire)} retired"] if plan.retire else []),
+        *([f"{retired} retired"] if retired else []),
         *([f"{plan.left} left for the next tick"] if plan.left else []),
         *wanted.notes,
         *([f"{len(wanted.ranges)} runs requested"] if wanted.ranges else []),

@@ -17,12 +17,11 @@ from embed_pipeline.orchestration.events import NOTHING
 from embed_pipeline.orchestration.ledger import Ledger
 from embed_pipeline.orchestration.names import POOL
 from embed_pipeline.orchestration.planning import make_plan
+from embed_pipeline.orchestration.retiring import awaited_contents, retire_media
 from embed_pipeline.orchestration.retrying import NothingToRetryError, chosen_for_retry, known_keys
 from embed_pipeline.orchestration.states import MediaState
 from embed_pipeline.orchestration.submitting import submission_headline, submission_numbers, submit_media
 from embed_pipeline.orchestration.versions import content_of
-
-_WITHOUT_SEGMENTS = frozenset(MediaState) - {MediaState.EMBEDDED, MediaState.GONE}
 
 
 class RetryConfig(dg.Config):
@@ -169,25 +168,20 @@ def _retire_vanished(blueprint: Blueprint) -> dg.JobDefinition:
         gone = [key for key in states if key in wanted and states[key] is MediaState.GONE]
         if here := sorted(wanted - set(gone)) if config.media else []:
             raise dg.Failure(f"{', '.join(here[:5])} is still in the library: only what is gone can be retired.")
-        # A renamed file may still take its segments from its old name.
-        awaited = {versions.get(key) for key, state in states.items() if state in _WITHOUT_SEGMENTS}
+        awaited = awaited_contents(ledger)
         needed = [key for key in gone if content_of(versions[key]) in awaited]
         for key in needed:
             context.log.info(f"{key} is kept for now: a file with the same content is not embedded yet.")
-        gone = [key for key in gone if key not in needed]
         dataset = blueprint.store_resource(context.resources).dataset()
-        removed = 0
-        for key in gone:
-            # Segments first: a partition without segments can be retired again, segments without one would be lost.
-            removed += dataset.delete(key)
-            context.instance.delete_dynamic_partition(names.partitions, key)
+        retired = retire_media(context.instance, names, dataset, [key for key in gone if key not in set(needed)])
+        for key in retired.keys:
             context.log.info(f"{key} is retired.")
         yield dg.Output(
             None,
             metadata={
-                "embed_pipeline/retired": len(gone),
+                "embed_pipeline/retired": len(retired.keys),
                 "embed_pipeline/kept": len(needed),
-                "embed_pipeline/files_removed": removed,
+                "embed_pipeline/files_removed": retired.files_removed,
             },
         )
 

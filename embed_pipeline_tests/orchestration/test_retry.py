@@ -134,3 +134,16 @@ def test_what_a_renamed_file_still_needs_is_not_retired(world: World) -> None:
     assert run_job(manual, "retire_vanished_media").success
     assert world.states() == {"new.wav": "embedded"}
     assert world.created() == {"old.wav": 1}
+
+
+def test_what_was_retired_by_hand_is_embedded_again_when_it_comes_back(world: World) -> None:
+    world.add("stays.wav", "goes.wav")
+    world.settle()
+    (world.media / "goes.wav").rename(world.root / "aside.wav")
+    world.settle()
+    assert run_job(world, "retire_vanished_media").success
+
+    (world.root / "aside.wav").rename(world.media / "goes.wav")
+
+    assert world.settle() == {"stays.wav": "embedded", "goes.wav": "embedded"}
+    assert world.segments("goes.wav") is not None
