@@ -159,6 +159,7 @@ def _summary(files: int, plan: DiscoveryPlan, retired: int, wanted: SubmissionRe
         f"{changed} changed",
         f"{len(plan.vanished)} vanished",
         *([f"{retired} retired"] if retired else []),
+        *([f"{plan.withheld} kept until every file of the library has been read"] if plan.withheld else []),
         *([f"{plan.left} left for the next tick"] if plan.left else []),
         *wanted.notes,
         *([f"{len(wanted.ranges)} runs requested"] if wanted.ranges else []),

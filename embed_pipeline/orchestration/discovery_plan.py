@@ -18,12 +18,15 @@ class DiscoveryPlan:
         observe: The version to log for each key whose content is new or has changed, or that vanished.
         retire: Partition keys to remove, with their segments.
         left: How many files wait for a later tick.
+        withheld: How many vanished files stay until everything in the library has been read: one of the files that
+            were not read may be one of them under a new name.
     """
 
     add: tuple[str, ...]
     observe: Mapping[str, str]
     retire: tuple[str, ...]
     left: int
+    withheld: int = 0
 
     @property
     def vanished(self) -> list[str]:
@@ -53,7 +56,7 @@ def plan_discovery(
             where part of the library cannot be read.
         needed: Contents that a file which is there waits for: what the dataset has of them under a name that is gone
             may be all that is left of them.
-        limit: New and changed keys in one tick, at the most.
+        limit: New, changed, vanished and retired keys in one tick, at the most.
         when_vanished: What becomes of a file that is no longer in the library.
     """
     known, present = set(partitions), set(listed)
@@ -70,9 +73,14 @@ def plan_discovery(
         for key in missing
         if when_vanished == "retire" and is_gone(told.get(key, "")) and content_of(told[key]) not in needed
     ]
+    unread = sum(key not in fingerprints for key in listed)
+    all_read = not unsure and not unread
+    retire, withheld = (retire, 0) if all_read else ([], len(retire))
+    retire_now = retire[: limit - len(observe)]
     return DiscoveryPlan(
         add=tuple(key for key in now if key not in known),
         observe=observe,
-        retire=tuple(retire),
-        left=len(due) + len(unmarked) - len(observe) + sum(key not in fingerprints for key in listed),
+        retire=tuple(retire_now),
+        left=sum(map(len, (due, unmarked, retire))) - len(observe) - len(retire_now) + unread,
+        withheld=withheld,
     )

@@ -107,6 +107,35 @@ def test_discovery_comes_to_rest_and_then_knows_the_library(
         assert versions[key] == library[key] if key in library else is_gone(versions[key])
 
 
+@given(
+    st.sets(st.sampled_from(_KEYS), min_size=1),
+    st.data(),
+    st.dictionaries(st.sampled_from(_KEYS), st.sampled_from(_CONTENTS).map(gone_version)),
+    st.sets(st.sampled_from(_KEYS)),
+    st.integers(1, 3),
+)
+def test_nothing_is_retired_before_everything_was_read_and_only_so_many_at_once(
+    present: set[str], data: st.DataObject, told: dict[str, str], settling: set[str], limit: int
+) -> None:
+    library = {key: f"content of {key}" for key in sorted(present)}
+    read = data.draw(st.sets(st.sampled_from(sorted(present))))
+
+    plan = plan_discovery(
+        list(library),
+        {key: library[key] for key in read},
+        list(told),
+        told,
+        unsure=settling - present,
+        limit=limit,
+        when_vanished="retire",
+    )
+
+    if read != present or settling - present:
+        assert not plan.retire
+        assert plan.withheld == len(told.keys() - present - settling)
+    assert len(plan.observe) + len(plan.retire) <= limit
+
+
 @dataclass
 class Task:
     """A task on the platform."""

@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from embed_pipeline.orchestration.retiring import retire_media
 from embed_pipeline.orchestration.retrying import NothingToRetryError, UnknownMediaError, chosen_for_retry, known_keys
 from embed_pipeline.orchestration.states import MediaState
 from embed_pipeline_tests.orchestration.world import World
@@ -147,3 +148,17 @@ def test_what_was_retired_by_hand_is_embedded_again_when_it_comes_back(world: Wo
 
     assert world.settle() == {"stays.wav": "embedded", "goes.wav": "embedded"}
     assert world.segments("goes.wav") is not None
+
+
+def test_retiring_ends_in_time_and_goes_on_where_it_stopped(world: World) -> None:
+    names, dataset = ["a.wav", "b.wav", "c.wav"], world.blueprint.store.dataset()
+    world.add(*names)
+    world.settle()
+
+    first = retire_media(world.instance, world.blueprint.names, dataset, names, budget_sec=0.0)
+    assert first.keys == ("a.wav",)
+    assert sorted(world.ledger.partitions()) == ["b.wav", "c.wav"], "its partition went at once"
+
+    rest = retire_media(world.instance, world.blueprint.names, dataset, world.ledger.partitions())
+    assert sorted(rest.keys) == ["b.wav", "c.wav"]
+    assert all(world.segments(key) is None for key in names)
