@@ -89,7 +89,7 @@ def _entry(event: dg.AssetMaterialization | dg.AssetObservation) -> EventLogEntr
 
 def fill(instance: dg.DagsterInstance, blueprint: Blueprint, keys: Sequence[str], task_ids: Sequence[str]) -> None:
     """Write the events of a library of which the last files are in flight, and all others embedded."""
-    names, code_version = blueprint.names, blueprint.settings.code_version
+    names, code_version = blueprint.names, blueprint.task_code_version
     for start in range(0, len(keys), 10_000):
         instance.add_dynamic_partitions(names.partitions, list(keys[start : start + 10_000]))
     embedded = len(keys) - len(task_ids)

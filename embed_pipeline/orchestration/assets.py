@@ -72,7 +72,7 @@ def build_embedding_tasks(blueprint: Blueprint) -> dg.AssetsDefinition:
         partitions_def=blueprint.partitions_def,
         backfill_policy=blueprint.backfill_policy,
         dagster_type=NOTHING,
-        code_version=blueprint.settings.code_version,
+        code_version=blueprint.task_code_version,
         group_name=blueprint.group_name,
         owners=list(blueprint.owners),
         kinds={"twelvelabs"},

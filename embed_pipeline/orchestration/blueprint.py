@@ -54,6 +54,11 @@ class Blueprint:
         return dg.BackfillPolicy.multi_run(max_partitions_per_run=self.policy.partitions_per_run)
 
     @property
+    def task_code_version(self) -> str:
+        """What stands for the settings and the platform: a task of either other one does not serve any more."""
+        return f"{self.settings.code_version}.{self.client.platform}"
+
+    @property
     def client_key(self) -> str:
         """The resource key of the client."""
         return self.names.plain("embed_client")

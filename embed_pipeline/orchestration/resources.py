@@ -55,7 +55,9 @@ class EmbedClientResource(dg.ConfigurableResource[Any]):
     @property
     def platform(self) -> str:
         """Who computes the vectors, for the ledger: the platform's host name, or ``emulator``."""
-        host = urlsplit(self.base_url).hostname if self.base_url else None
+        # Definitions ask before Dagster has put the variable's value in its place.
+        told = self.base_url.get_value() if isinstance(self.base_url, dg.EnvVar) else self.base_url
+        host = urlsplit(told).hostname if told else None
         if host is None:
             return "api.twelvelabs.io" if self.api_key else "emulator"
         return "emulator" if host in _LOOPBACK else host

@@ -108,7 +108,7 @@ class SubmissionPlanner:
     def _outdated(
         self, ledger: Ledger, order: Sequence[str], versions: Mapping[str, str], cursor: str | None, has_cursor: bool
     ) -> tuple[Sequence[str], Watermark | None]:
-        names, code_version = self.blueprint.names, self.blueprint.settings.code_version
+        names, code_version = self.blueprint.names, self.blueprint.task_code_version
         latest = ledger.task_event_ids()
         refused = {
             key

@@ -67,7 +67,7 @@ def submit_media(
             delivery=resource.delivery,
             run_id=run_id,
             root_run_id=context.run.root_run_id or run_id,
-            code_version=blueprint.settings.code_version,
+            code_version=blueprint.task_code_version,
             log_event=event_logger(context),
             log=context.log.info,
             concurrency=resource.concurrency,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import dagster as dg
 
 from embed_pipeline.emulator.settings import Timing
 from embed_pipeline.orchestration.records import TaskRecord
+from embed_pipeline.orchestration.resources import EmbedClientResource
 from embed_pipeline.orchestration.settings import EmbeddingSettings
+from embed_pipeline.orchestration.submission_requests import SubmissionPlanner
 from embed_pipeline.orchestration.versions import version_tags
-from embed_pipeline_tests.orchestration.world import World
+from embed_pipeline_tests.orchestration.world import World, range_tags
 
 _OTHER = EmbeddingSettings(model_name="marengo3.5", embedding_dimension=256)
 
@@ -47,6 +51,25 @@ def test_a_task_tells_its_settings_whatever_the_models_options_become() -> None:
     )
     record = TaskRecord.from_event(event, 1, 0.0)
 
-    assert record is not None and record.settings is not None
+    assert record is not None
+    assert record.settings is not None
     assert record.settings.video_options == ("visual", "audio")
     assert record.settings.code_version == settings.code_version
+
+
+def test_what_the_emulator_embedded_is_due_on_the_platform(world: World) -> None:
+    world.add("a.wav", "b.wav")
+    assert set(world.settle().values()) == {"embedded"}
+    elsewhere = EmbedClientResource(base_url="http://platform.invalid/v1.3", api_key="key")
+
+    moved = world.varied(client=elsewhere, submit_automatically=True)
+    wanted = SubmissionPlanner(
+        blueprint=moved.blueprint,
+        instance=world.instance,
+        library=moved.blueprint.library.library(),
+        now=datetime.now(UTC),
+        budget_sec=10.0,
+    ).request(["a.wav", "b.wav"])
+
+    assert [dict(tags) for tags in wanted.ranges] == [range_tags("a.wav", "b.wav")]
+    assert world.discover().runs == (), "for the emulator nothing has changed"
