@@ -112,11 +112,13 @@ def build_segment_embeddings(blueprint: Blueprint) -> dg.AssetsDefinition:
     )
     def segment_embeddings(context: dg.AssetExecutionContext) -> Iterator[dg.Output[None] | dg.AssetCheckResult]:
         keys, ledger = targeted_partitions(context), Ledger(context.instance, names)
-        with blueprint.client_resource(context.resources).client() as client:
+        resource = blueprint.client_resource(context.resources)
+        with resource.client() as client:
             report = Collection(
                 names=names,
                 ledger=ledger,
                 client=client,
+                platform=resource.platform,
                 dataset=blueprint.store_resource(context.resources).dataset(),
                 settings=blueprint.settings,
                 policy=blueprint.policy,

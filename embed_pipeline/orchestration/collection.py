@@ -64,6 +64,7 @@ class Collection:
         names: The pipeline's names.
         ledger: What is known so far.
         client: The platform.
+        platform: Its host name, or ``emulator``.
         dataset: Where segments are written.
         settings: What the files are embedded with where their task does not tell.
         policy: The team's choices.
@@ -75,6 +76,7 @@ class Collection:
     names: PipelineNames
     ledger: Ledger
     client: EmbedClient
+    platform: str
     dataset: EmbeddingDataset
     settings: EmbeddingSettings
     policy: PipelinePolicy
@@ -94,6 +96,14 @@ class Collection:
             if key not in self._tasks:
                 self._report.failed[key] = (
                     "has no embedding task yet: materialize embedding_tasks for it first, or both assets together."
+                )
+        for key, task in list(self._tasks.items()):
+            if task.platform != self.platform:
+                # Another platform does not know it, and must not be taken to say that it expired.
+                del self._tasks[key]
+                self._report.failed[key] = (
+                    f"task {task.task_id} was created on {task.platform}, and this pipeline asks {self.platform}. Set "
+                    "EMBED_BASE_URL and EMBED_API_KEY back to collect it, or materialize embedding_tasks anew."
                 )
         deadline = time.monotonic() + self.policy.collect_wait_sec
         waiting, pause = self._fetch(list(self._tasks)), _FIRST_LOOK_SEC

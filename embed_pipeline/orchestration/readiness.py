@@ -71,10 +71,12 @@ class Pending:
     Args:
         task_id: The platform's id.
         submitted_at: When it was created.
+        platform: Where, as the ledger names it.
     """
 
     task_id: str
     submitted_at: datetime
+    platform: str
 
 
 def ended(pending: Mapping[str, Pending], found: StatusSurvey) -> list[str]:
@@ -158,8 +160,11 @@ class Readiness:
         """The task of each key; its event is read at the first tick that meets it."""
         unread = [key for key, version in versions.items() if version not in self._read_before]
         for record in self._ledger.latest_tasks(unread).values():
-            self._read_before[record.version] = Pending(record.task_id, record.submitted_at)
+            self._read_before[record.version] = Pending(record.task_id, record.submitted_at, record.platform)
         wanted = set(versions.values())
         for version in self._read_before.keys() - wanted:
             del self._read_before[version]
-        return {key: self._read_before[version] for key, version in versions.items() if version in self._read_before}
+        # Another platform does not know a task of the one that was used before, which is no sign that it ended.
+        platform = self._blueprint.client_resource(self._context.resources).platform
+        known = {key: self._read_before[version] for key, version in versions.items() if version in self._read_before}
+        return {key: task for key, task in known.items() if task.platform == platform}

@@ -73,3 +73,22 @@ def test_what_the_emulator_embedded_is_due_on_the_platform(world: World) -> None
 
     assert [dict(tags) for tags in wanted.ranges] == [range_tags("a.wav", "b.wav")]
     assert world.discover().runs == (), "for the emulator nothing has changed"
+
+
+def test_a_task_of_another_platform_is_neither_asked_for_nor_taken_for_expired(world: World) -> None:
+    world.emulator.platform.timing = Timing(on_command=True)
+    world.add("a.wav")
+    world.discover()
+    elsewhere = EmbedClientResource(base_url=world.emulator.base_url.replace("127.0.0.1", "127.0.0.2"), api_key="key")
+    assert elsewhere.platform == "127.0.0.2", "for the pipeline this is not the emulator"
+    moved = world.varied(client=elsewhere)
+
+    assert moved.driver.collect_ready().runs == ()
+    collected = moved.run(world.blueprint.names.collect_job, "a.wav")
+
+    assert not collected.success
+    assert "was created on emulator, and this pipeline asks 127.0.0.2" in world.words(collected)
+    assert world.ledger.outcomes() == {}
+    world.emulator.platform.store.release(None, now=world.emulator.platform.clock.now())
+    assert world.settle() == {"a.wav": "embedded"}
+    assert world.created().total() == 1
