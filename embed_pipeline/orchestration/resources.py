@@ -79,8 +79,10 @@ class EmbedClientResource(dg.ConfigurableResource[Any]):
             media_minutes_per_hour=self.media_minutes_per_hour,
             media_minutes_per_day=self.media_minutes_per_day,
         )
+        # Outside a run, as in a command, nobody has put the variable's value in its place.
+        key = self.api_key.get_value() if isinstance(self.api_key, dg.EnvVar) else self.api_key
         with EmbedClient(
-            api_key=self.api_key or "emulator",
+            api_key=key or "emulator",
             base_url=self.base_url or (None if self.api_key else EMULATOR_URL),
             timeout=self.timeout_sec,
             limits=limits,
