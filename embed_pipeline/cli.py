@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 from rich.console import Console
+from rich.text import Text
 
 from embed_pipeline import __version__
 from embed_pipeline.commands.opening import find_place
@@ -29,9 +30,9 @@ _HOME_OR_INSTANCE = click.option(
 _JSON = click.option("--json", "as_json", is_flag=True, help="JSON on standard output instead of a table.")
 _MEDIA = click.option(
     "--media",
-    type=click.Path(path_type=Path),
-    default=lambda: os.environ.get("EMBED_MEDIA"),
-    help="The folder to embed; EMBED_MEDIA, or else a sample library that is made for you.",
+    # Not a path: that would make s3:/bucket of s3://bucket.
+    default=lambda: os.environ.get("EMBED_MEDIA") or None,
+    help="The folder, prefix or manifest to embed; EMBED_MEDIA, or else a sample library that is made for you.",
 )
 
 
@@ -49,22 +50,22 @@ def cli() -> None:
 @cli.command()
 @_MEDIA
 @_HOME
-def demo(media: Path | None, home: Path) -> None:
+def demo(media: str | None, home: Path) -> None:
     """Embed a folder from beginning to end and show what came of it."""
     from embed_pipeline.commands.demo import run_demo
 
-    sys.exit(run_demo(media, home.resolve(), _console()))
+    sys.exit(run_demo(find_place(home, media, os.environ), _console()))
 
 
 @cli.command()
 @_MEDIA
 @_HOME
 @click.option("--port", type=int, default=3000, show_default=True, help="The port of Dagster's UI.")
-def dev(media: Path | None, home: Path, port: int) -> None:
+def dev(media: str | None, home: Path, port: int) -> None:
     """Run the emulator, Dagster's daemon and its UI over a folder."""
     from embed_pipeline.commands.dev import run_dev
 
-    sys.exit(run_dev(media, home.resolve(), port, _console()))
+    sys.exit(run_dev(find_place(home, media, os.environ), port, _console()))
 
 
 @cli.command(context_settings={"ignore_unknown_options": True, "help_option_names": []}, add_help_option=False)
@@ -80,7 +81,7 @@ def emulator(arguments: tuple[str, ...]) -> None:
 @_MEDIA
 @_HOME_OR_INSTANCE
 @_JSON
-def plan(media: Path | None, home: Path | None, as_json: bool) -> None:
+def plan(media: str | None, home: Path | None, as_json: bool) -> None:
     """Tell what would be created, what it would cost and how long it would take. Spends nothing."""
     from embed_pipeline.commands.plan import run_plan
 
@@ -98,7 +99,7 @@ def plan(media: Path | None, home: Path | None, as_json: bool) -> None:
     type=click.Choice(["unsubmitted", "processing", "embedded", "failed", "expired", "gone"]),
     help="Only media files in this state; may be given more than once.",
 )
-def status(media: Path | None, home: Path | None, as_json: bool, states: tuple[str, ...]) -> None:
+def status(media: str | None, home: Path | None, as_json: bool, states: tuple[str, ...]) -> None:
     """Tell the one state of each media file, and why it failed if it did."""
     from embed_pipeline.commands.status import run_status
 
@@ -111,7 +112,7 @@ def status(media: Path | None, home: Path | None, as_json: bool, states: tuple[s
 @click.option("--all", "everything", is_flag=True, help="All that failed or expired.")
 @click.option("--wait/--no-wait", default=None, help="Wait for results and write them, or leave that to the sensor.")
 @click.argument("keys", nargs=-1, metavar="[KEY...]")
-def retry(media: Path | None, home: Path | None, everything: bool, wait: bool | None, keys: tuple[str, ...]) -> None:
+def retry(media: str | None, home: Path | None, everything: bool, wait: bool | None, keys: tuple[str, ...]) -> None:
     """Create new tasks for media files that failed or expired: those named by KEY or path, or --all."""
     from embed_pipeline.commands.retry import run_retry
 
@@ -124,9 +125,8 @@ def retry(media: Path | None, home: Path | None, everything: bool, wait: bool | 
 @click.option(
     "--library",
     "library",
-    type=click.Path(path_type=Path),
-    default=lambda: os.environ.get("EMBED_MEDIA"),
-    help="The folder that was embedded: the --media of demo and dev.",
+    default=lambda: os.environ.get("EMBED_MEDIA") or None,
+    help="What was embedded: the --media of demo and dev.",
 )
 @_HOME_OR_INSTANCE
 @_JSON
@@ -145,7 +145,7 @@ def retry(media: Path | None, home: Path | None, everything: bool, wait: bool | 
 )
 @click.option("--space", help="The vector space, where the dataset has several.")
 def search(
-    library: Path | None,
+    library: str | None,
     home: Path | None,
     as_json: bool,
     segment: str | None,
@@ -169,7 +169,7 @@ def main() -> None:
     try:
         cli()
     except EmbedPipelineError as error:
-        Console(stderr=True).print(f"[red]Error:[/] {error.message}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(Text.assemble(("Error:", "red"), f" {error.message}"), soft_wrap=True)
         sys.exit(2)
 
 

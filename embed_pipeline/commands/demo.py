@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,38 +12,77 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
-from embed_pipeline.commands.platform import names_a_platform, started_emulator
+from embed_pipeline.commands.interrupting import interrupted_by_sigterm
+from embed_pipeline.commands.opening import Place
+from embed_pipeline.commands.platform import platform_of, require_answer
 from embed_pipeline.commands.status import status_table
 from embed_pipeline.commands.workplace import Workplace
 from embed_pipeline.errors import ConfigurationError, EmbedPipelineError
 
 if TYPE_CHECKING:
+    import dagster as dg
+
     from embed_pipeline.dataset import EmbeddingDataset, Match
+    from embed_pipeline.media import Listing
     from embed_pipeline.orchestration.blueprint import Blueprint
+    from embed_pipeline.orchestration.driver import Tick
     from embed_pipeline.orchestration.status import MediaStatus
 
 _LONGEST_SEC = 3600.0
+_LOOK_AGAIN_SEC = 0.5
+# One tick may meet a platform that is just restarting.
+_SILENCE = 3
 
 
-def run_demo(media: Path | None, home: Path, console: Console) -> int:
-    """Embed a folder, or the sample library, and show what came of it.
+def run_demo(place: Place, console: Console) -> int:
+    """Embed a library, or the sample library, and show what came of it.
 
     Args:
-        media: The folder; None for the sample library, which is made if it is not there.
-        home: Where the local commands keep what they need.
+        place: Where the pipeline is: a workplace of the local commands.
         console: Where to show it.
 
     Returns:
         The exit code: 0 if every media file ended embedded or failed for a reason that is shown.
+
+    Raises:
+        MediaError: The library is missing, or cannot be read.
+        ConfigurationError: There is nothing to embed, or a variable makes no sense.
+        EmbedPipelineError: The platform took none of the files; the message has the words of the run that tried.
     """
-    place = Workplace.for_library(home, media)
-    if media is None:
-        make_samples(place.media, console)
-    environment = {**os.environ, "EMBED_MEDIA": str(place.media)}
-    environment.setdefault("EMBED_OUTPUT", str(place.dataset))
-    with platform_environment(place, environment, console) as complete:
-        return _embed(place, complete, console)
+    workplace = prepared(place, console)
+    if not (listing := listed(place)).files:
+        raise ConfigurationError(
+            f"There are no media files in {workplace.location}{_left_out(listing)}: nothing to do."
+        )
+    with interrupted_by_sigterm(), platform_of(place, console) as (complete, _):
+        return _embed(workplace, dict(complete.environment), console)
+
+
+def prepared(place: Place, console: Console) -> Workplace:
+    """The workplace of a place, with the sample library in it where that is meant.
+
+    Raises:
+        ConfigurationError: The place is an instance of the team's own.
+    """
+    if place.workplace is None:
+        raise ConfigurationError("Name the folder of the local commands with --home.")
+    if place.workplace.is_sample:
+        make_samples(Path(place.workplace.location), console)
+    return place.workplace
+
+
+def listed(place: Place) -> Listing:
+    """What the library of a place holds now, so that nothing is started for one that is not there.
+
+    Raises:
+        MediaError: The library is missing, or cannot be read.
+        ConfigurationError: A variable makes no sense.
+    """
+    from embed_pipeline.orchestration.environment import blueprint_from_environment
+
+    return _unsettled(blueprint_from_environment(place.environment)).library.library().list()
 
 
 def make_samples(folder: Path, console: Console) -> None:
@@ -59,23 +96,16 @@ def make_samples(folder: Path, console: Console) -> None:
         write_sample_library(
             folder, progress=lambda _path, number, total: bar.update(task, completed=number, total=total)
         )
-    console.print(f"The sample library is in [bold]{folder}[/]")
+    console.print(Text.assemble("The sample library is in ", (str(folder), "bold")), soft_wrap=True)
 
 
-@contextmanager
-def platform_environment(
-    place: Workplace, environment: Mapping[str, str], console: Console
-) -> Iterator[dict[str, str]]:
-    """The environment with a platform in it: the one it names, or the emulator, which runs until the block ends."""
-    from embed_pipeline.orchestration.environment import BASE_URL_VARIABLES
+def _unsettled(blueprint: Blueprint) -> Blueprint:
+    """A blueprint that takes files as they are: whoever starts a demo has copied them already."""
+    from embed_pipeline.orchestration.resources import MediaLibraryResource
 
-    if names_a_platform(environment):
-        address = next((environment[name] for name in BASE_URL_VARIABLES if environment.get(name)), "the platform")
-        console.print(f"Using {address}")
-        yield dict(environment)
-        return
-    with started_emulator(place.emulator_state, place.media, console) as url:
-        yield {**environment, "EMBED_BASE_URL": url}
+    # A changed copy of a resource would keep the configuration that it was made with.
+    fields = {name: getattr(blueprint.library, name) for name in MediaLibraryResource.model_fields}
+    return replace(blueprint, library=MediaLibraryResource(**{**fields, "settle_sec": 0.0}))
 
 
 def _embed(place: Workplace, environment: dict[str, str], console: Console) -> int:
@@ -88,56 +118,88 @@ def _embed(place: Workplace, environment: dict[str, str], console: Console) -> i
     from embed_pipeline.orchestration.environment import blueprint_from_environment
     from embed_pipeline.orchestration.status import read_statuses
 
-    blueprint = blueprint_from_environment(environment)
+    blueprint = _unsettled(blueprint_from_environment(environment))
     blueprint = replace(
         blueprint,
-        policy=blueprint.policy.model_copy(update={"submit_automatically": True, "collect_wait_sec": 0.0}),
-        library=blueprint.library.model_copy(update={"settle_sec": 0.0}),
+        # Who starts the demo again does not want to wait for what failed before.
+        policy=blueprint.policy.model_copy(
+            update={"submit_automatically": True, "collect_wait_sec": 0.0, "retry_backoff_sec": 0.0}
+        ),
     )
+    require_answer(blueprint.client)
     with dg.DagsterInstance.get() as instance:
-        _drive(blueprint, instance, console)
+        stopped = _drive(blueprint, instance, console)
         rows = read_statuses(instance, blueprint.names)
-    if not rows:
-        raise ConfigurationError(f"There are no media files in {place.media}: nothing to embed.")
-    console.print(status_table(rows, "What became of each media file"))
     dataset = blueprint.store.dataset()
+    if stopped is not None and not dataset.spaces():
+        raise EmbedPipelineError(stopped)
+    console.print(status_table(rows, "What became of each media file"))
     _show_neighbours(dataset, rows, console)
     _show_how_to_open(dataset, console)
+    if stopped is not None:
+        raise EmbedPipelineError(stopped)
     return 0 if all(row.state.value in {"embedded", "failed", "gone"} for row in rows) else 1
 
 
-def _drive(blueprint: Blueprint, instance: object, console: Console) -> None:
-    """Tick the sensors until every media file has ended, with bars that tell how far it is."""
+def _drive(blueprint: Blueprint, instance: dg.DagsterInstance, console: Console) -> str | None:
+    """Tick the sensors until every media file has ended, with bars that tell how far it is.
+
+    Returns:
+        Why it stopped before that, in the words of the run or of the tick that could not go on; None if it did not.
+    """
     from embed_pipeline.orchestration.driver import Driver
     from embed_pipeline.orchestration.ledger import Ledger
     from embed_pipeline.orchestration.pipeline import build_definitions
     from embed_pipeline.orchestration.states import MediaState
 
-    driver = Driver(build_definitions(blueprint), instance, blueprint.names)  # type: ignore[arg-type]
-    ledger = Ledger(instance, blueprint.names)  # type: ignore[arg-type]
+    driver = Driver(build_definitions(blueprint), instance, blueprint.names)
+    ledger = Ledger(instance, blueprint.names)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     deadline = time.monotonic() + _LONGEST_SEC
+    before: dict[str, MediaState] = {}
+    words, silent = None, 0
     with Progress(*columns, console=console) as bars:
         submitted, embedded = (
             bars.add_task("embedding_tasks   ", total=None),
             bars.add_task("segment_embeddings", total=None),
         )
         while time.monotonic() < deadline:
-            driver.discover()
-            tick = driver.collect_ready()
-            states = list(ledger.states().values())
-            waiting = states.count(MediaState.PROCESSING)
-            unsubmitted = states.count(MediaState.UNSUBMITTED)
-            bars.update(submitted, total=len(states), completed=len(states) - unsubmitted)
-            bars.update(embedded, total=len(states), completed=len(states) - unsubmitted - waiting)
-            if not waiting and not unsubmitted:
+            discovered, collected = driver.discover(), driver.collect_ready()
+            states = ledger.states()
+            counted = list(states.values())
+            waiting, unsubmitted = counted.count(MediaState.PROCESSING), counted.count(MediaState.UNSUBMITTED)
+            bars.update(submitted, total=len(counted), completed=len(counted) - unsubmitted)
+            bars.update(embedded, total=len(counted), completed=len(counted) - unsubmitted - waiting)
+            if not waiting and not unsubmitted and _has_seen_all(discovered):
                 driver.refresh_table()
-                return
-            if unsubmitted and not waiting and not driver.discover().runs:
-                raise EmbedPipelineError(
-                    f"{unsubmitted} media files could not be submitted: {tick.message or 'see embed-pipeline status'}"
+                return None
+            moved, before = states != before, states
+            trouble = _trouble(discovered, collected)
+            words, silent = trouble or words, 0 if moved or not trouble else silent + 1
+            if silent >= _SILENCE or (unsubmitted and not waiting and (trouble or not moved)):
+                driver.refresh_table()
+                return (
+                    words or f"{unsubmitted} media files were not submitted: {discovered.message or 'no reason given'}"
                 )
-            time.sleep(0.5)
+            time.sleep(_LOOK_AGAIN_SEC)
+    return f"The demo was not done after {_LONGEST_SEC / 60:.0f} minutes. {words or 'Run it again to go on.'}"
+
+
+def _has_seen_all(discovered: Tick) -> bool:
+    return discovered.message is not None and "left for the next tick" not in discovered.message
+
+
+def _trouble(discovered: Tick, collected: Tick) -> str | None:
+    """The words of a run that failed, or of a tick that could not ask the platform."""
+    if failures := [*discovered.failures, *collected.failures]:
+        return failures[0]
+    return collected.message if collected.message and "could not be asked" in collected.message else None
+
+
+def _left_out(listing: Listing) -> str:
+    """What the library holds instead of media files, in words."""
+    parts = [f"{count} {reason}" for reason, count in listing.skipped.items()]
+    return f" (left out: {', '.join(parts)})" if parts else ""
 
 
 def _show_neighbours(dataset: EmbeddingDataset, rows: list[MediaStatus], console: Console) -> None:
@@ -176,13 +238,13 @@ def _show_neighbours(dataset: EmbeddingDataset, rows: list[MediaStatus], console
         return
     _, query, matches = best
     where = f"{query['media']} {query['start_sec']:.1f}-{query['end_sec']:.1f} s ({query['embedding_option']})"
-    table = Table(title=f"Nearest to {where}")
+    table = Table(title=Text(f"Nearest to {where}"))
     table.add_column("media file", overflow="fold")
     table.add_column("from", justify="right")
     table.add_column("to", justify="right")
     table.add_column("cosine", justify="right")
     for match in matches:
-        table.add_row(match.media, f"{match.start_sec:.1f} s", f"{match.end_sec:.1f} s", f"{match.score:.3f}")
+        table.add_row(Text(match.media), f"{match.start_sec:.1f} s", f"{match.end_sec:.1f} s", f"{match.score:.3f}")
     console.print(table)
 
 
@@ -194,7 +256,8 @@ def _space(dataset: EmbeddingDataset) -> str | None:
 
 def _show_how_to_open(dataset: EmbeddingDataset, console: Console) -> None:
     root = dataset.root
-    console.print(f"\nThe Parquet is below [bold]{root}/segments[/]. Open it with any of", highlight=False)
+    told = Text.assemble("\nThe Parquet is below ", (f"{root}/segments", "bold"), ". Open it with any of")
+    console.print(told, soft_wrap=True)
     for line in (
         f'pandas.read_parquet("{root}/segments")',
         f'polars.read_parquet("{root}/segments/**/*.parquet")',

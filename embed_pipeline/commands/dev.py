@@ -7,25 +7,24 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
-from embed_pipeline.commands.demo import make_samples, platform_environment
-from embed_pipeline.commands.workplace import Workplace
+from embed_pipeline.commands.demo import listed, prepared
+from embed_pipeline.commands.interrupting import interrupted_by_sigterm
+from embed_pipeline.commands.opening import Place
+from embed_pipeline.commands.platform import platform_of
 from embed_pipeline.errors import ConfigurationError
 
 _ENDS_WITHIN_SEC = 20
 
 
-def run_dev(media: Path | None, home: Path, port: int, console: Console) -> int:
-    """Run Dagster's UI and daemon over a media folder until it is interrupted.
+def run_dev(place: Place, port: int, console: Console) -> int:
+    """Run Dagster's UI and daemon over a media library until it is interrupted.
 
     Args:
-        media: The folder; None for the sample library, which is made if it is not there.
-        home: Where the local commands keep what they need.
+        place: Where the pipeline is: a workplace of the local commands.
         port: The UI's port on loopback.
         console: Where to say where things are.
 
@@ -33,26 +32,25 @@ def run_dev(media: Path | None, home: Path, port: int, console: Console) -> int:
         Dagster's exit code.
 
     Raises:
-        ConfigurationError: The port is taken, or the folder is not there.
+        ConfigurationError: The port is taken, or a variable makes no sense.
+        MediaError: The library is missing, or cannot be read.
     """
-    place = Workplace.for_library(home, media)
     _require_free(port)
-    if media is None:
-        make_samples(place.media, console)
-    elif not place.media.is_dir():
-        raise ConfigurationError(f"The media folder {place.media} is not there. Name one that is.")
-    environment = {**os.environ, "EMBED_MEDIA": str(place.media), "DAGSTER_HOME": str(place.dagster_home())}
-    environment.setdefault("EMBED_OUTPUT", str(place.dataset))
-    environment.setdefault("EMBED_SENSOR_INTERVAL", "15")
-    with platform_environment(place, environment, console) as complete:
-        console.print(f"Watching [bold]{place.media}[/]: drop a file there, or replace one.")
+    workplace = prepared(place, console)
+    listed(place)
+    workplace.dagster_home()
+    with platform_of(place, console) as (complete, _):
+        environment = dict(complete.environment)
+        environment.setdefault("EMBED_SENSOR_INTERVAL", "15")
+        watching = Text.assemble("Watching ", (workplace.location, "bold"))
+        console.print(watching + (": drop a file there, or replace one." if workplace.folder else "."), soft_wrap=True)
         console.print(f"Dagster's UI: [bold]http://127.0.0.1:{port}[/]")
         command = [sys.executable, "-m", "dagster", "dev", "-m", "embed_pipeline.definitions"]
-        with _interruptible():
+        with interrupted_by_sigterm():
             # Our own interpreter with our own arguments; no shell. A session of its own lets us end it in order, with
             # every process it started, whoever interrupts us and however.
             process = subprocess.Popen(  # noqa: S603
-                [*command, "-h", "127.0.0.1", "-p", str(port)], env=complete, start_new_session=True
+                [*command, "-h", "127.0.0.1", "-p", str(port)], env=environment, start_new_session=True
             )
             try:
                 return process.wait()
@@ -69,20 +67,6 @@ def _end(process: subprocess.Popen[bytes]) -> int:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     return 0
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let SIGTERM end things in the same order as Ctrl+C."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _require_free(port: int) -> None:

@@ -20,7 +20,7 @@ _ADDRESS = "address"
 def emulator_process(
     *,
     state: Path,
-    media_root: Path,
+    media_root: Path | None,
     port: int = 0,
     engine: str = "signal",
     instant_duration_sec: float | None = None,
@@ -30,7 +30,7 @@ def emulator_process(
 
     Args:
         state: Where it keeps tasks and results; what is there from an earlier run is taken up again.
-        media_root: The folder below which it may read ``file://`` sources.
+        media_root: The folder below which it may read ``file://`` sources; None for nowhere.
         port: The port on loopback; 0 for any that is free.
         engine: What computes the vectors.
         instant_duration_sec: With the engine ``instant``: take every source for media of this length, unread.
@@ -51,7 +51,8 @@ def emulator_process(
             "-m",
             "embed_pipeline.emulator",
             *("--host", "127.0.0.1", "--port", str(port)),
-            *("--state", str(state), "--media-root", str(media_root), "--engine", engine),
+            *("--state", str(state), "--engine", engine),
+            *(("--media-root", str(media_root)) if media_root is not None else ()),
             *(("--hold",) if hold else ()),
             *(("--instant-duration", str(instant_duration_sec)) if instant_duration_sec is not None else ()),
         ],
@@ -67,9 +68,11 @@ def emulator_process(
             raise ConfigurationError(f"The emulator did not start: {words[-1] if words else 'it said nothing'}")
         url = next(word for word in line.split() if word.startswith("http"))
         (state / _ADDRESS).write_text(url)
-        yield url
+        try:
+            yield url
+        finally:
+            (state / _ADDRESS).unlink(missing_ok=True)
     finally:
-        (state / _ADDRESS).unlink(missing_ok=True)
         process.terminate()
         try:
             process.wait(_ENDS_WITHIN_SEC)

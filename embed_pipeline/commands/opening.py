@@ -52,12 +52,12 @@ class Place:
             )
 
 
-def find_place(home: Path | None, media: Path | None, environment: Mapping[str, str]) -> Place:
+def find_place(home: Path | None, media: str | Path | None, environment: Mapping[str, str]) -> Place:
     """Find the instance and the pipeline: ``--home`` if it is given, else DAGSTER_HOME, else where the demo was.
 
     Args:
         home: The folder of the local commands, if one was named.
-        media: The media library's folder, if one was named.
+        media: The media library, if one was named: a folder, a manifest or an address.
         environment: The process's variables.
     """
     complete = dict(environment)
@@ -66,9 +66,9 @@ def find_place(home: Path | None, media: Path | None, environment: Mapping[str, 
             complete["EMBED_MEDIA"] = str(media)
         return Place(Path(dagster_home).expanduser(), complete, None)
     if media is None and environment.get("EMBED_MEDIA"):
-        media = Path(environment["EMBED_MEDIA"])
+        media = environment["EMBED_MEDIA"]
     workplace = Workplace.for_library((home or DEFAULT_HOME).resolve(), media)
-    complete["EMBED_MEDIA"] = str(workplace.media)
+    complete["EMBED_MEDIA"] = workplace.location
     complete.setdefault("EMBED_OUTPUT", str(workplace.dataset))
     complete["DAGSTER_HOME"] = str(workplace.root / "dagster")
     return Place(workplace.root / "dagster", complete, workplace)

@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from rich.console import Console
+from rich.text import Text
 
 from embed_pipeline.commands.emulator_process import emulator_process, running_emulator
 from embed_pipeline.commands.opening import Place
+from embed_pipeline.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from embed_pipeline.orchestration.resources import EmbedClientResource
+
+_ANSWERS_WITHIN_SEC = 20.0
 
 
 @contextmanager
@@ -24,28 +32,52 @@ def platform_of(place: Place, console: Console) -> Iterator[tuple[Place, bool]]:
     Yields:
         The place with the platform in its environment, and whether that platform ends with this command.
     """
-    if names_a_platform(place.environment) or place.workplace is None:
+    if place.workplace is None or (configured := configured_platform(place.environment)) is not None:
+        if place.workplace is not None:
+            console.print(Text(f"Using the platform at {configured}"))
         yield place, False
         return
-    state, media = place.workplace.emulator_state, place.workplace.media
+    state = place.workplace.emulator_state
     if url := running_emulator(state):
         console.print(f"Using the emulator that runs at {url}")
         yield replace(place, environment={**place.environment, "EMBED_BASE_URL": url}), False
         return
-    with started_emulator(state, media, console) as url:
+    with emulator_process(state=state, media_root=place.workplace.folder) as url:
+        console.print(f"No EMBED_API_KEY is set: using the emulator at {url}")
         yield replace(place, environment={**place.environment, "EMBED_BASE_URL": url}), True
 
 
-@contextmanager
-def started_emulator(state: Path, media: Path, console: Console) -> Iterator[str]:
-    """An emulator of our own until the block ends; yields its base URL."""
-    with emulator_process(state=state, media_root=media) as url:
-        console.print(f"No EMBED_API_KEY is set: using the emulator at {url}")
-        yield url
+def configured_platform(environment: Mapping[str, str]) -> str | None:
+    """The host of the platform that the environment names; None where it names none.
 
-
-def names_a_platform(environment: Mapping[str, str]) -> bool:
-    """Whether the environment says which platform is meant."""
+    Args:
+        environment: The variables that describe the pipeline.
+    """
     from embed_pipeline.orchestration.environment import API_KEY_VARIABLES, BASE_URL_VARIABLES
 
-    return any(environment.get(name) for name in (*API_KEY_VARIABLES, *BASE_URL_VARIABLES))
+    for name in BASE_URL_VARIABLES:
+        if url := environment.get(name):
+            # Without what an address may hold of a secret.
+            return urlsplit(url).netloc.rpartition("@")[2] or url
+    return "api.twelvelabs.io" if any(environment.get(name) for name in API_KEY_VARIABLES) else None
+
+
+def require_answer(resource: EmbedClientResource) -> None:
+    """Make sure that the platform answers and takes the key, before any work is begun that it would end.
+
+    Args:
+        resource: The platform's client.
+
+    Raises:
+        ApiError: It refuses.
+        ConfigurationError: It cannot be reached.
+    """
+    from embed_pipeline.client import ConnectionFailedError
+
+    with resource.client() as client:
+        try:
+            client.v_2.tasks.list(
+                page_limit=1, request_options={"timeout_in_seconds": _ANSWERS_WITHIN_SEC, "max_retries": 1}
+            )
+        except ConnectionFailedError as error:
+            raise ConfigurationError(f"The platform cannot be reached. Check EMBED_BASE_URL. {error}") from error

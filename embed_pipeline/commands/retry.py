@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.text import Text
 
 from embed_pipeline.commands.opening import Place, opened
 from embed_pipeline.commands.platform import platform_of
@@ -31,7 +32,7 @@ def run_retry(place: Place, named: Sequence[str], wait: bool | None, console: Co
         console: Where to tell it.
 
     Returns:
-        The exit code: 0 if every retried media file is embedded or has its task, 1 if any failed again.
+        The exit code: 0 if every retried media file is embedded or has its task, 1 if any failed again, or the run did.
 
     Raises:
         UnknownMediaError: A name belongs to no media file.
@@ -41,7 +42,7 @@ def run_retry(place: Place, named: Sequence[str], wait: bool | None, console: Co
     place.require_instance()
     keys = _chosen(place, named)
     with platform_of(place, console) as (complete, ends_with_us), opened(complete) as (blueprint, instance):
-        from embed_pipeline.orchestration.driver import Driver
+        from embed_pipeline.orchestration.driver import Driver, failure_in_words
         from embed_pipeline.orchestration.ledger import Ledger
         from embed_pipeline.orchestration.pipeline import build_definitions
         from embed_pipeline.orchestration.states import MediaState
@@ -53,7 +54,7 @@ def run_retry(place: Place, named: Sequence[str], wait: bool | None, console: Co
         driver = Driver(build_definitions(patient), instance, patient.names)
         job = patient.names.retry_job
         console.print(f"Retrying {len(keys)} media files in this process, as a run of the job {job}.")
-        driver.run(job, {}, {job: {"config": {"media": keys}}})
+        words = failure_in_words(driver.run(job, {}, {job: {"config": {"media": keys}}}))
         if wait or (wait is None and ends_with_us):
             _collect(driver, ledger, keys)
         chosen = set(keys)
@@ -61,6 +62,9 @@ def run_retry(place: Place, named: Sequence[str], wait: bool | None, console: Co
     console.print(status_table(rows, "What became of the retried media files"))
     if any(row.state is MediaState.PROCESSING for row in rows):
         console.print("The sensor embedding_ready_sensor collects what is processing once it is ready.")
+    if words is not None:
+        console.print(Text.assemble(("The run failed: ", "red"), words), soft_wrap=True)
+        return 1
     return 1 if any(row.state in {MediaState.FAILED, MediaState.EXPIRED} for row in rows) else 0
 
 

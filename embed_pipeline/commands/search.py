@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from embed_pipeline.commands.opening import Place, opened
 from embed_pipeline.commands.platform import platform_of
@@ -101,7 +102,7 @@ def run_search(place: Place, request: SearchRequest, as_json: bool, console: Con
     for match in matches:
         table.add_row(
             f"{match.score:.3f}",
-            _path_of(match.media),
+            Text(_path_of(match.media)),
             f"{match.start_sec:.1f} s",
             f"{match.end_sec:.1f} s",
             match.embedding_option,
@@ -172,7 +173,8 @@ def _embed(path: Path, blueprint: Blueprint, aside: Console) -> tuple[str, Any]:
     candidate = candidates_for({file.key: file}, {file.key: fingerprint}, blueprint.settings)[file.key]
     candidate, file = measured(candidate, file, info, blueprint.settings)
     minutes = info.duration_sec / 60
-    aside.print(f"{path.name} is not in the dataset; embedding its {minutes:.1f} minutes to search with.")
+    told = f"{path.name} is not in the dataset; embedding its {minutes:.1f} minutes to search with."
+    aside.print(told, markup=False, soft_wrap=True)
     with blueprint.client.client() as client:
         source = prepare(
             file, "upload", library, client, fingerprint=fingerprint, digest=candidate.settings_digest

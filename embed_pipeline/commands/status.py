@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from embed_pipeline.commands.opening import Place, opened
 
@@ -70,11 +71,12 @@ def status_table(rows: Sequence[MediaStatus], title: str) -> Table:
     table.add_column("reason", overflow="fold")
     for row in rows:
         table.add_row(
-            decode_partition_key(row.media),
-            f"[{STYLES.get(row.state.value, 'default')}]{row.state.value}[/]",
+            # A name or a reason may hold what would be taken for markup.
+            Text(decode_partition_key(row.media)),
+            Text(row.state.value, style=STYLES.get(row.state.value, "default")),
             "" if row.segments is None else str(row.segments),
             "" if row.minutes is None else f"{row.minutes:.2f}",
-            row.reason,
+            Text(row.reason),
         )
     table.add_section()
     table.add_row(

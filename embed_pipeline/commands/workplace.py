@@ -9,6 +9,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 # Few moving parts for one machine: what is queued starts soon, a run whose process died is noticed and gives back its
 # place in the pool, and the pool leaves room for a run that waits while another submits.
@@ -34,21 +35,42 @@ class Workplace:
 
     Args:
         root: The folder of this library's workplace.
-        media: The media library's folder.
+        location: The media library: an absolute path on this machine, or an address with a scheme as it was named.
+        is_sample: Whether it is the sample library.
     """
 
     root: Path
-    media: Path
+    location: str
+    is_sample: bool = False
 
     @classmethod
-    def for_library(cls, home: Path, media: Path | None) -> Workplace:
-        """The workplace of a media folder; of the sample library where none is named."""
+    def for_library(cls, home: Path, media: str | Path | None) -> Workplace:
+        """The workplace of a media library; of the sample library where none is named.
+
+        Args:
+            home: The folder of all workplaces.
+            media: A folder, a manifest, or an address such as s3://bucket/prefix.
+        """
         if media is None:
             root = home / "sample"
-            return cls(root, root / "media")
-        resolved = media.expanduser().resolve()
-        name = re.sub(r"[^A-Za-z0-9]+", "-", resolved.name).strip("-")[:40] or "media"
-        return cls(home / f"{name}-{hashlib.sha256(str(resolved).encode()).hexdigest()[:8]}", resolved)
+            return cls(root, str(root / "media"), is_sample=True)
+        location = str(media)
+        if "://" not in location:
+            location = str(Path(location).expanduser().resolve())
+        last = location.rstrip("/").rpartition("/")[2]
+        name = re.sub(r"[^A-Za-z0-9]+", "-", last).strip("-")[:40] or "media"
+        return cls(home / f"{name}-{hashlib.sha256(location.encode()).hexdigest()[:8]}", location)
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder on this machine that is the library; None where its files lie elsewhere."""
+        if "://" not in self.location:
+            folder = Path(self.location)
+        elif self.location.lower().startswith("file://"):
+            folder = Path(unquote(urlsplit(self.location).path))
+        else:
+            return None
+        return None if folder.is_file() else folder
 
     @property
     def dataset(self) -> Path:

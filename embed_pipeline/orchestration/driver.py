@@ -29,6 +29,11 @@ class Tick:
     message: str | None
     runs: tuple[dg.ExecuteInProcessResult, ...]
 
+    @property
+    def failures(self) -> list[str]:
+        """The words of the runs that failed."""
+        return [words for run in self.runs if (words := failure_in_words(run)) is not None]
+
 
 class Driver:
     """Runs one pipeline's sensors and their requests in this process.
@@ -100,9 +105,38 @@ class Driver:
             ops: The configuration of its steps, by name.
         """
         self._on_run(job_name, tags)
-        return self._repository.get_job(job_name).execute_in_process(
+        result = self._repository.get_job(job_name).execute_in_process(
             instance=self._instance,
             tags=tags,
             run_config={**_QUIET, "ops": dict(ops)} if ops else _QUIET,
             raise_on_error=False,
         )
+        if _was_interrupted(result):
+            # Dagster keeps an interrupt of a run to itself; whoever drives it is to stop as well.
+            raise KeyboardInterrupt
+        return result
+
+
+def failure_in_words(run: dg.ExecuteInProcessResult) -> str | None:
+    """Why a run failed, as the run itself told it; None for one that did not.
+
+    Args:
+        run: The run.
+    """
+    if run.success:
+        return None
+    for event in run.all_node_events:
+        if event.is_step_failure:
+            told = event.step_failure_data
+            if told.user_failure_data is not None and told.user_failure_data.description:
+                return told.user_failure_data.description
+            if told.error is not None:
+                # The error that was raised, not Dagster's "Error occurred while executing op" around it.
+                return (told.error.cause or told.error).message.strip()
+    return f"The run {run.run_id} failed before its first step."
+
+
+def _was_interrupted(run: dg.ExecuteInProcessResult) -> bool:
+    failures = [event.job_failure_data for event in run.all_events if event.is_job_failure]
+    reasons = [failure.failure_reason for failure in failures if failure.failure_reason is not None]
+    return any(reason.value == "UNEXPECTED_TERMINATION" for reason in reasons)
