@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -119,12 +118,11 @@ class Collection:
 
     def _still_processing(self, waiting: Sequence[str]) -> list[str]:
         by_id = {self._tasks[key].task_id: self._tasks[key].submitted_at for key in waiting}
-        try:
-            found = survey(self.client, by_id, now=datetime.now(UTC)).statuses
-        except EmbedPipelineError as error:
-            self._report.stopped = str(error)
+        found = survey(self.client, by_id)
+        if found.problem is not None:
+            self._report.stopped = str(found.problem)
             return list(waiting)
-        ended = [key for key in waiting if found.get(self._tasks[key].task_id) != "processing"]
+        ended = [key for key in waiting if found.has_ended(self._tasks[key].task_id)]
         left = self._fetch(ended)
         return [key for key in waiting if key not in set(ended) or key in set(left)]
 

@@ -81,11 +81,7 @@ class Pending:
 
 def ended(pending: Mapping[str, Pending], found: StatusSurvey) -> list[str]:
     """The keys whose tasks have ended, oldest task first: ready, failed, or not listed any more."""
-    keys = [
-        key
-        for key, task in pending.items()
-        if found.statuses.get(task.task_id, None if found.complete else "processing") in {"ready", "failed", None}
-    ]
+    keys = [key for key, task in pending.items() if found.has_ended(task.task_id)]
     return sorted(keys, key=lambda key: pending[key].submitted_at)
 
 
@@ -133,11 +129,12 @@ class Readiness:
                 found = survey(
                     client,
                     {task.task_id: task.submitted_at for task in pending.values()},
-                    now=now,
                     budget_sec=policy.tick_budget_sec,
                 )
         except EmbedPipelineError as error:
-            return dg.SkipReason(f"{len(versions)} tasks are pending, but the platform could not be asked: {error}")
+            return _not_asked(len(versions), error)
+        if found.problem is not None and not found.statuses:
+            return _not_asked(len(versions), found.problem)
         keys = ended(pending, found)
         ranges = sorted(
             contiguous_ranges(keys, order, policy.partitions_per_run),
@@ -150,6 +147,7 @@ class Readiness:
             f"{len(waiting.keys() & versions.keys())} waiting after a failed run; "
             f"{len(chosen)} runs requested for {sum(len(some.keys) for some in chosen)} media files"
             + ("." if found.complete else "; the rest is looked at in the next tick.")
+            + (f" The platform could not be asked for all: {found.problem}" if found.problem else "")
         )
         self._context.log.info(summary)
         if not chosen:
@@ -168,3 +166,7 @@ class Readiness:
         platform = self._blueprint.client_resource(self._context.resources).platform
         known = {key: self._read_before[version] for key, version in versions.items() if version in self._read_before}
         return {key: task for key, task in known.items() if task.platform == platform}
+
+
+def _not_asked(pending: int, problem: EmbedPipelineError) -> dg.SkipReason:
+    return dg.SkipReason(f"{pending} tasks are pending, but the platform could not be asked: {problem}")
