@@ -6,7 +6,6 @@ from collections.abc import Collection
 
 from embed_pipeline.orchestration.ledger import Ledger
 from embed_pipeline.orchestration.submission_plan import Candidate, Known
-from embed_pipeline.orchestration.versions import content_of
 
 
 def gather_knowledge(
@@ -24,19 +23,12 @@ def gather_knowledge(
         What a decision needs, and the versions of every task that an event tells of.
     """
     wanted = {candidate.fingerprint for candidate in candidates}
-    twins = {key for key, version in ledger.media_versions().items() if content_of(version) in wanted}
-    relevant = twins | {candidate.key for candidate in candidates}
+    # A file that holds another content by now may have held this one before, and its task serves it.
+    relevant = {candidate.key for candidate in candidates}.union(*ledger.holders(wanted).values())
     latest, embedded = ledger.task_versions(), frozenset(ledger.embedded_versions().values())
     records = [
         record for some in ledger.task_records([key for key in relevant if key in latest]).values() for record in some
     ]
-    if unserved := wanted - {record.fingerprint for record in records}:
-        # A file that has changed since its task was created may have held this content before.
-        media_ids, task_ids = ledger.media_event_ids(), ledger.task_event_ids()
-        changed = {key for key in latest if media_ids.get(key, 0) > task_ids[key]} - relevant
-        before = [r for some in ledger.task_records(changed).values() for r in some if r.fingerprint in unserved]
-        records += before
-        relevant |= {record.media for record in before}
     history = ledger.outcome_history(set(ledger.outcomes()) & relevant)
     known = Known(
         records=records,

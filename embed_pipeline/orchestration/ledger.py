@@ -170,6 +170,42 @@ class Ledger:
                 found.setdefault(observation.partition, []).insert(0, sighting)
         return found
 
+    def holders(self, contents: Collection[str]) -> dict[str, set[str]]:
+        """The media files that were ever told to hold each of these contents, whatever they hold now.
+
+        Args:
+            contents: Fingerprints.
+        """
+        from dagster._core.storage.event_log import SqlEventLogStorage
+        from dagster._core.storage.event_log.schema import AssetEventTagsTable, SqlEventLogStorageTable
+        from sqlalchemy import select
+
+        storage = self._instance.event_log_storage
+        found: dict[str, set[str]] = {}
+        if not isinstance(storage, SqlEventLogStorage):
+            # A hosted event log has no tables to ask, so every event is read: slow, but nothing is paid twice.
+            for key, seen in self.sightings(self.partitions()).items():
+                for content in {sighting.version for sighting in seen}.intersection(contents):
+                    found.setdefault(content, set()).add(key)
+            return found
+        tags, events = AssetEventTagsTable.c, SqlEventLogStorageTable.c
+        for some in _chunks(contents):
+            query = (
+                select(tags.value, events.partition)
+                .join_from(AssetEventTagsTable, SqlEventLogStorageTable, events.id == tags.event_id)
+                .where(
+                    tags.asset_key == self._names.media_files.to_string(),
+                    tags.key == DATA_VERSION_TAG,
+                    tags.value.in_(some),
+                    events.dagster_event_type == dg.DagsterEventType.ASSET_OBSERVATION.value,
+                )
+                .distinct()
+            )
+            with storage.index_connection() as connection:
+                for content, key in connection.execute(query):
+                    found.setdefault(content, set()).add(key)
+        return found
+
     def tasks_of_other_pipelines(self) -> set[str]:
         """The versions of the tasks that serve the media files of the instance's other pipelines."""
         own = self._names.embedding_tasks

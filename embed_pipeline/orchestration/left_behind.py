@@ -25,7 +25,7 @@ from embed_pipeline.orchestration.open_submissions import UnsettledRun, merged, 
 from embed_pipeline.orchestration.settings import EmbeddingSettings
 from embed_pipeline.orchestration.sources import Delivery, expected_marker, former_marker, typed_request
 from embed_pipeline.orchestration.submission_plan import Candidate
-from embed_pipeline.orchestration.versions import content_of, task_version
+from embed_pipeline.orchestration.versions import task_version
 
 if TYPE_CHECKING:
     from embed_pipeline.client import EmbedClient, MediaEmbeddingTask
@@ -105,12 +105,7 @@ class LeftBehind:
     ) -> dict[str, Sought]:
         from embed_pipeline.client import CreateTaskRequest, MediaSource
 
-        versions = self.ledger.media_versions()
-        wanted = {candidate.fingerprint for candidate in candidates}
-        namesakes: dict[str, set[str]] = {}
-        for key, version in versions.items():
-            if content_of(version) in wanted:
-                namesakes.setdefault(content_of(version), set()).add(key)
+        namesakes = self.ledger.holders({candidate.fingerprint for candidate in candidates})
         keys = {candidate.key for candidate in candidates}.union(*namesakes.values())
         sightings = self.ledger.sightings(keys)
         sought = {}

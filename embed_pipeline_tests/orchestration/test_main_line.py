@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from embed_pipeline_tests.orchestration.world import World
+from embed_pipeline_tests.orchestration.world import World, write_sound
 
 
 def test_a_library_becomes_a_dataset_and_a_second_tick_requests_nothing(world: World) -> None:
@@ -190,3 +190,16 @@ def test_names_that_are_awkward_everywhere_are_embedded_under_themselves(world: 
     assert len(world.states()) == len(names)
     assert sum(world.created().values()) == len(names)
     assert all(world.segments(key).media == key for key in world.states())
+
+
+def test_a_rotated_recording_is_paid_once_however_its_names_are_spread_over_runs(world: World) -> None:
+    world = world.varied(partitions_per_run=1)
+    write_sound(world.media / "recording.wav", 1)
+    write_sound(world.media / "z.wav", 2)
+    world.settle()
+
+    (world.media / "recording.wav").rename(world.media / "recording.1.wav")
+    write_sound(world.media / "recording.wav", 3)
+
+    assert set(world.settle().values()) == {"embedded"}
+    assert world.emulator.platform.journal.summary()["tasks_created"] == 3

@@ -10,6 +10,8 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 from dagster._core.loader import LoadingContextForTest
 
 from embed_pipeline.orchestration.events import NOTHING, output_without_events
+from embed_pipeline.orchestration.ledger import Ledger
+from embed_pipeline.orchestration.names import PipelineNames
 from embed_pipeline.orchestration.ranges import RANGE_END_TAG, RANGE_START_TAG
 from embed_pipeline.orchestration.versions import DATA_VERSION_TAG, version_tags
 
@@ -167,3 +169,16 @@ def test_run_tags_can_be_added_and_changed_while_the_run_goes_on(instance: dg.Da
         found = instance.get_run_records(dg.RunsFilter(tags={"embed_pipeline/submission": mark}))
         assert [one.dagster_run.run_id for one in found] == [record.run_id]
     assert not instance.get_run_records(dg.RunsFilter(tags={"embed_pipeline/submission": "open"}))
+
+
+def test_the_index_tells_which_partitions_ever_had_a_data_version(instance: dg.DagsterInstance) -> None:
+    # ledger.Ledger.holders asks the index itself for it: Dagster has no query of its own.
+    names = PipelineNames()
+    for key, version in (("a", "1"), ("b", "1"), ("a", "2"), ("c", "gone.2")):
+        event = dg.AssetObservation(names.media_files, partition=key, tags=version_tags(version))
+        instance.report_runless_asset_event(event)
+    instance.report_runless_asset_event(
+        dg.AssetObservation(names.embedding_tasks, partition="d", tags=version_tags("1"))
+    )
+
+    assert Ledger(instance, names).holders(["1", "2", "3"]) == {"1": {"a", "b"}, "2": {"a"}}
