@@ -85,7 +85,7 @@ def test_a_task_made_from_what_the_file_held_before_is_not_adopted(world: World)
     world = manual(world, "one.wav", "two.wav")
     die(world, "one.wav")
     world.finish_computing()
-    time.sleep(1.5)  # the platform's clock is known to a second
+    time.sleep(2.5)  # the platform's clock is known to a second, and a busy machine answers late
     world.add("one.wav", first_seed=99)
     world.touch("one.wav", seconds_ago=86400)  # a copy that keeps the time of its original
     world.discover()
