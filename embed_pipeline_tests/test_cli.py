@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +50,9 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     for seed, name in enumerate(("one.wav", "talks/two, or so.wav")):
         write_sound(media / name, seed, 20.0)
     (media / "broken.wav").write_bytes(b"no media")
+    for file in media.rglob("*.wav"):
+        # Old enough not to be taken for files that are still being written.
+        os.utime(file, (time.time() - 60, time.time() - 60))
     with Emulator(EmulatorSettings(engine="instant", media_root=media, workers=1)) as emulator:
         shell = Shell(root / "home", media, {"EMBED_BASE_URL": emulator.base_url, "COLUMNS": "200"})
         embed(shell)
@@ -65,7 +70,6 @@ def embed(shell: Shell) -> None:
     assert place.workplace is not None
     place.workplace.dagster_home()
     blueprint = blueprint_from_environment(place.environment)
-    blueprint = replace(blueprint, library=blueprint.library.model_copy(update={"settle_sec": 0.0}))
     with dg.DagsterInstance.from_config(str(place.dagster_home)) as instance:
         driver = Driver(build_definitions(blueprint), instance, blueprint.names)
         driver.discover()

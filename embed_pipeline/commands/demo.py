@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from embed_pipeline.commands.interrupting import interrupted_by_sigterm
-from embed_pipeline.commands.opening import Place
+from embed_pipeline.commands.opening import Place, opened
 from embed_pipeline.commands.platform import platform_of, require_answer
 from embed_pipeline.commands.status import status_table
 from embed_pipeline.commands.workplace import Workplace
@@ -57,7 +55,8 @@ def run_demo(place: Place, console: Console) -> int:
             f"There are no media files in {workplace.location}{_left_out(listing)}: nothing to do."
         )
     with interrupted_by_sigterm(), platform_of(place, console) as (complete, _):
-        return _embed(workplace, dict(complete.environment), console)
+        workplace.dagster_home()
+        return _embed(complete, console)
 
 
 def prepared(place: Place, console: Console) -> Workplace:
@@ -108,26 +107,19 @@ def _unsettled(blueprint: Blueprint) -> Blueprint:
     return replace(blueprint, library=MediaLibraryResource(**{**fields, "settle_sec": 0.0}))
 
 
-def _embed(place: Workplace, environment: dict[str, str], console: Console) -> int:
-    os.environ.update({key: value for key, value in environment.items() if key.startswith("EMBED_")})
-    os.environ["DAGSTER_HOME"] = str(place.dagster_home())
-    # Dagster tells of each event on the console; here the progress bars tell the story.
-    logging.disable(logging.WARNING)
-    import dagster as dg
-
-    from embed_pipeline.orchestration.environment import blueprint_from_environment
+def _embed(place: Place, console: Console) -> int:
     from embed_pipeline.orchestration.status import read_statuses
 
-    blueprint = _unsettled(blueprint_from_environment(environment))
-    blueprint = replace(
-        blueprint,
-        # Who starts the demo again does not want to wait for what failed before.
-        policy=blueprint.policy.model_copy(
-            update={"submit_automatically": True, "collect_wait_sec": 0.0, "retry_backoff_sec": 0.0}
-        ),
-    )
-    require_answer(blueprint.client)
-    with dg.DagsterInstance.get() as instance:
+    with opened(place) as (described, instance):
+        blueprint = _unsettled(described)
+        blueprint = replace(
+            blueprint,
+            # Who starts the demo again does not want to wait for what failed before.
+            policy=blueprint.policy.model_copy(
+                update={"submit_automatically": True, "collect_wait_sec": 0.0, "retry_backoff_sec": 0.0}
+            ),
+        )
+        require_answer(blueprint.client)
         stopped = _drive(blueprint, instance, console)
         rows = read_statuses(instance, blueprint.names)
     dataset = blueprint.store.dataset()

@@ -15,6 +15,10 @@ from typing import Any, cast
 import dagster as dg
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 
+from embed_pipeline.orchestration.metadata import problem_table
+
+_PROBLEMS_SHOWN = 20
+
 # An output without a value: no IO manager stores it. Dagster's annotations take it for the type None.
 NOTHING = cast("dg.DagsterType", dg.Nothing)
 
@@ -62,12 +66,12 @@ def failure(headline: str, problems: dict[str, str], metadata: dict[str, Any]) -
 
     Args:
         headline: What happened, in numbers.
-        problems: What is wrong with each partition key.
+        problems: What is wrong with each partition key; what the headline says already is not repeated in words.
         metadata: What else is worth telling.
     """
-    shown = [f"{key}: {problem}" for key, problem in list(problems.items())[:20]]
-    more = [f"... and {len(problems) - 20} more"] if len(problems) > 20 else []
-    table = [dg.TableRecord({"media": key, "problem": problem}) for key, problem in problems.items()]
-    if table:
-        metadata = {**metadata, "embed_pipeline/problems": dg.MetadataValue.table(table)}
+    own = {key: problem for key, problem in problems.items() if problem != headline}
+    shown = [f"{key}: {problem}" for key, problem in list(own.items())[:_PROBLEMS_SHOWN]]
+    more = [f"... and {len(own) - _PROBLEMS_SHOWN} more"] if len(own) > _PROBLEMS_SHOWN else []
+    if problems:
+        metadata = {**metadata, "embed_pipeline/problems": problem_table(problems, longest=len(problems))}
     return dg.Failure("\n".join([headline, *shown, *more]), metadata=metadata, allow_retries=False)
