@@ -23,5 +23,9 @@ class MediaError(EmbedPipelineError):
     """A media file, or the library that holds it, cannot be read."""
 
 
+class UnplayableMediaError(MediaError):
+    """A media file was read, and what is in it is no audio or video: reading it again gives the same."""
+
+
 class DatasetError(EmbedPipelineError):
     """The dataset cannot be read or written, or vectors do not fit into it."""

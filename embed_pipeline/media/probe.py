@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any, BinaryIO
 
-from embed_pipeline.errors import MediaError
+from embed_pipeline.errors import MediaError, UnplayableMediaError
 from embed_pipeline.media.files import MediaInfo
+from embed_pipeline.media.store import in_words
 
 # The containers that hold recorded media. Without this list FFmpeg would also take playlists, which make it open
 # whatever other files and addresses they name, and text that merely looks like one of its many formats.
@@ -30,21 +31,24 @@ def probe_stream(stream: BinaryIO, name: str) -> MediaInfo:
         Length and kinds of content.
 
     Raises:
-        MediaError: If it is empty, or no audio or video can be read from it.
+        UnplayableMediaError: If it is empty, or no audio or video can be read from it.
+        MediaError: If reading fails, which says nothing about what is in it.
     """
     import av
 
     if not stream.read(1):
-        raise MediaError(f"{name!r} is not playable: it is empty (0 bytes). Put the whole file there.")
+        raise UnplayableMediaError(f"{name!r} is not playable: it is empty (0 bytes). Put the whole file there.")
     size = stream.seek(0, os.SEEK_END)
     stream.seek(0)
     try:
         with av.open(_Nameless(stream), options={"format_whitelist": _FORMATS}, metadata_errors="replace") as container:
             return _info(container, size, name)
     except av.error.FFmpegError as error:
-        raise MediaError(_not_playable(name, error.strerror)) from None
+        raise UnplayableMediaError(_not_playable(name, error.strerror)) from None
+    except OSError as error:
+        raise MediaError(f"{name!r} cannot be read: {in_words(error)}.") from None
     except (EOFError, ValueError) as error:  # PyAV's own words for a header that stops short
-        raise MediaError(_not_playable(name, str(error))) from None
+        raise UnplayableMediaError(_not_playable(name, str(error))) from None
 
 
 def _info(container: Any, size: int, name: str) -> MediaInfo:
@@ -60,10 +64,12 @@ def _info(container: Any, size: int, name: str) -> MediaInfo:
     ]
     sounds = [stream for stream in container.streams.audio if stream.codec_context is not None]
     if not pictures and not sounds:
-        raise MediaError(_not_playable(name, "there is no video and no audio in it that can be decoded"))
+        raise UnplayableMediaError(_not_playable(name, "there is no video and no audio in it that can be decoded"))
     duration = _duration(container, [*pictures, *sounds], size)
     if duration is None:
-        raise MediaError(_not_playable(name, "how long it is can be told neither by its header nor by its content"))
+        raise UnplayableMediaError(
+            _not_playable(name, "how long it is can be told neither by its header nor by its content")
+        )
     return MediaInfo(
         duration_sec=duration,
         has_video=bool(pictures),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from embed_pipeline.errors import EmbedPipelineError, MediaError
+from embed_pipeline.errors import EmbedPipelineError, MediaError, UnplayableMediaError
 from embed_pipeline.orchestration.day_budget import read_day_budget
 from embed_pipeline.orchestration.hindrances import Hindrances
 from embed_pipeline.orchestration.knowledge import gather_knowledge
@@ -149,7 +149,8 @@ class Submission:
             except MediaError as error:
                 self._missing[key] = str(error)
         fingerprints = self.library.fingerprints(
-            list(self._files.values()), on_problem=lambda file, error: self._refuse(file.key, None, str(error))
+            list(self._files.values()),
+            on_problem=lambda file, error: self._report.failed.update({file.key: str(error)}),
         )
         self._candidates = candidates_for(self._files, fingerprints, self.settings)
 
@@ -176,8 +177,10 @@ class Submission:
     def _measure(self, keys: Iterable[str]) -> None:
         for file, found in probe_all(self.library, [self._files[key] for key in keys], self.concurrency):
             key = file.key
-            if isinstance(found, MediaError):
+            if isinstance(found, UnplayableMediaError):
                 self._refuse(key, self._candidates[key].fingerprint, str(found))
+            elif isinstance(found, MediaError):
+                self._report.failed[key] = str(found)
             else:
                 self._candidates[key], self._files[key] = measured(self._candidates[key], file, found, self.settings)
 
@@ -286,6 +289,7 @@ class Submission:
             ConnectionFailedError,
             InternalServerError,
             RetryLaterError,
+            WaitTimeoutError,
         )
 
         key = decision.candidate.key
@@ -302,7 +306,7 @@ class Submission:
         except EmbedPipelineError as error:
             if self._hindrances.hindered_by(error):
                 self._report.stopped = self._report.held[key] = str(error)
-            elif isinstance(error, ConnectionFailedError | InternalServerError):
+            elif isinstance(error, ConnectionFailedError | InternalServerError | WaitTimeoutError | MediaError):
                 self._report.failed[key] = str(error)
             else:
                 self._refuse(key, decision.candidate.fingerprint, str(error))
@@ -363,9 +367,8 @@ class Submission:
         )
         self._report.tasks[record.media] = record
 
-    def _refuse(self, key: str, fingerprint: str | None, message: str) -> None:
+    def _refuse(self, key: str, fingerprint: str, message: str) -> None:
         """Nothing was created for this content, and asking again would not change that."""
         self._report.failed[key] = message
         self._refused.add(key)
-        if fingerprint is not None:
-            self.log_event(outcome_observation(self.names, key, Outcome(OutcomeState.REFUSED, 1, fingerprint), message))
+        self.log_event(outcome_observation(self.names, key, Outcome(OutcomeState.REFUSED, 1, fingerprint), message))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import math
 import struct
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from embed_pipeline.errors import MediaError
+from embed_pipeline.errors import MediaError, UnplayableMediaError
 from embed_pipeline.media import MediaInfo, MediaLibrary
 from embed_pipeline.media.probe import probe_stream
 from embed_pipeline.media.samples import Sample, Shot, write_sample
@@ -204,3 +205,15 @@ def test_the_room_is_imported_without_loading_what_decodes():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() in ("[]", "['sqlite3']")
+
+
+def test_a_disk_that_fails_says_nothing_about_what_is_in_a_file(film):
+    class Failing(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() > 0:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().read(size)
+
+    with pytest.raises(MediaError, match="cannot be read: Input/output error") as raised:
+        probe_stream(Failing(film.read_bytes()), "film.mp4")
+    assert not isinstance(raised.value, UnplayableMediaError)

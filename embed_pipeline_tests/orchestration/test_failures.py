@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import socket
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
 from embed_pipeline.emulator import Emulator, EmulatorSettings
+from embed_pipeline.orchestration.resources import MediaLibraryResource
 from embed_pipeline_tests.orchestration.world import AT_ONCE, World
 
 
@@ -164,3 +167,33 @@ def test_a_file_that_is_too_short_is_refused_before_anything_is_paid(world: Worl
 
     assert "too short: 2.0 s" in world.statuses()["short.wav"].reason
     assert world.created() == {"good.wav": 1}
+
+
+def test_a_file_that_cannot_be_read_for_a_while_is_not_refused_for_good(world: World) -> None:
+    listed = world.root / "list.jsonl"
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        port = silent.getsockname()[1]
+    listed.write_text(
+        json.dumps({"url": f"http://127.0.0.1:{port}/one.wav", "path": "one.wav", "size": 5044, "version": "1"})
+    )
+    library = MediaLibraryResource(location=str(listed), cache=str(world.root / "listed.sqlite"))
+    listing = world.varied(library=library)
+
+    (run,) = listing.discover().runs
+
+    assert not run.success
+    assert "one.wav" in world.words(run)
+    assert listing.states() == {"one.wav": "unsubmitted"}
+    (again,) = listing.discover().runs
+    assert not again.success, "it is tried again by itself"
+
+
+def test_what_is_no_media_is_refused_once(world: World) -> None:
+    (world.media / "text.wav").write_bytes(b"text, and no sound at all")
+
+    (run,) = world.discover().runs
+
+    assert "is not playable" in world.words(run)
+    assert world.states() == {"text.wav": "failed"}
+    assert world.discover().runs == ()
