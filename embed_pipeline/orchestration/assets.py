@@ -134,6 +134,8 @@ def build_segment_embeddings(blueprint: Blueprint) -> dg.AssetsDefinition:
             key: f"task {task_id} was still processing when the wait was over; the sensor collects it when it is ready"
             for key, task_id in report.processing.items()
         }
+        # What stands in the way of all is the headline; each file that it kept from its turn is in the table.
+        problems |= report.unseen
         if problems or report.stopped:
             raise failure(report.stopped or _collection_headline(report), problems, summary)
         yield output_without_events(summary)
@@ -144,7 +146,7 @@ def build_segment_embeddings(blueprint: Blueprint) -> dg.AssetsDefinition:
 def _collection_headline(report: CollectionReport) -> str:
     return (
         f"{len(report.collected)} media files collected with {report.segments} segments, "
-        f"{len(report.processing)} still processing, {len(report.failed)} failed."
+        f"{len(report.processing)} still processing, {len(report.unseen)} not looked at, {len(report.failed)} failed."
     )
 
 
@@ -154,5 +156,6 @@ def _collection_numbers(report: CollectionReport) -> dict[str, Any]:
         "embed_pipeline/segments": report.segments,
         "embed_pipeline/size_bytes": sum(written.size_bytes for written in report.collected.values()),
         "embed_pipeline/processing": len(report.processing),
+        "embed_pipeline/not_looked_at": len(report.unseen),
         "embed_pipeline/failed": len(report.failed),
     }

@@ -21,6 +21,7 @@ from embed_pipeline.orchestration.records import TaskRecord
 from embed_pipeline.orchestration.results import Collected, Expired, Failed, NotReady, fetch_result
 from embed_pipeline.orchestration.settings import EmbeddingSettings
 from embed_pipeline.orchestration.task_statuses import survey
+from embed_pipeline.orchestration.unexpected import traceback_of, unexpected
 from embed_pipeline.orchestration.versions import Outcome, OutcomeState, version_tags
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ class CollectionReport:
     Args:
         collected: What was written.
         findings: What is wrong with what was written.
-        processing: Tasks that were still processing when the wait was over.
+        processing: Tasks that were still processing when they were last looked at.
+        unseen: Why others were not looked at.
         failed: Why others have no segments.
         stopped: Why the run sent no more requests, where something stands in the way of them all.
     """
@@ -46,6 +48,7 @@ class CollectionReport:
     collected: dict[str, WrittenFile] = field(default_factory=dict)
     findings: dict[str, Findings] = field(default_factory=dict)
     processing: dict[str, str] = field(default_factory=dict)
+    unseen: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     stopped: str | None = None
 
@@ -53,6 +56,15 @@ class CollectionReport:
     def segments(self) -> int:
         """Segments written."""
         return sum(written.rows for written in self.collected.values())
+
+
+@dataclass(frozen=True, slots=True)
+class _InTheDataset:
+    """A result that was written, with what is told of it; not its segments: a run may write more than memory holds."""
+
+    written: WrittenFile
+    event: dg.AssetMaterialization
+    findings: Findings
 
 
 @dataclass
@@ -123,8 +135,8 @@ class Collection:
             self._report.stopped = str(found.problem)
             return list(waiting)
         ended = [key for key in waiting if found.has_ended(self._tasks[key].task_id)]
-        left = self._fetch(ended)
-        return [key for key in waiting if key not in set(ended) or key in set(left)]
+        left = set(self._fetch(ended))
+        return [key for key in waiting if key not in set(ended) or key in left]
 
     def _fetch(self, keys: Sequence[str]) -> list[str]:
         """Fetch and write some at once; the keys whose tasks turned out to be still processing."""
@@ -141,31 +153,40 @@ class Collection:
                     key = under_way.pop(future)
                     if self._take(key, future):
                         unready.append(key)
-        return unready + todo
+        self._report.unseen.update(dict.fromkeys(todo, self._report.stopped or ""))
+        return unready
 
-    def _result(self, key: str) -> Collected | Failed | Expired | NotReady:
-        return fetch_result(self._tasks[key], self.client, self.dataset, self._settings_of(key), self.ledger)
+    def _result(self, key: str) -> _InTheDataset | Failed | Expired | NotReady:
+        result = fetch_result(self._tasks[key], self.client, self.dataset, self._settings_of(key), self.ledger)
+        return self._told(key, result) if isinstance(result, Collected) else result
 
     def _settings_of(self, key: str) -> EmbeddingSettings:
         """What the task was asked for, whatever the settings have become since."""
         return self._tasks[key].settings or self.settings
 
-    def _take(self, key: str, future: Future[Collected | Failed | Expired | NotReady]) -> bool:
+    def _take(self, key: str, future: Future[_InTheDataset | Failed | Expired | NotReady]) -> bool:
         """Log what came of one fetch; whether its task is still processing."""
         try:
             result = future.result()
         except EmbedPipelineError as error:
             if self._hindrances.hindered_by(error):
-                self._report.stopped = str(error)
-                return True
-            self._report.failed[key] = str(error)
+                self._report.stopped = self._report.unseen[key] = str(error)
+            else:
+                self._report.failed[key] = str(error)
+            return False
+        except Exception as error:
+            # Whatever is wrong with one file's result, the others must not expire for it.
+            self._report.failed[key] = unexpected(error)
+            self.log(f"{key}: {traceback_of(error)}")
             return False
         self._hindrances.passed()
         match result:
             case NotReady():
                 return True
-            case Collected():
-                self._log_collected(key, result)
+            case _InTheDataset():
+                self.log_event(result.event)
+                self._report.collected[key] = result.written
+                self._report.findings[key] = result.findings
             case Failed() | Expired():
                 task = self._tasks[key]
                 state = OutcomeState.EXPIRED
@@ -177,20 +198,14 @@ class Collection:
                 self._report.failed[key] = result.message
         return False
 
-    def _log_collected(self, key: str, result: Collected) -> None:
-        task = self._tasks[key]
-        self.log_event(
-            dg.AssetMaterialization(
-                self.names.segment_embeddings,
-                partition=key,
-                metadata=result.metadata(task, pictures=self.policy.pictures),
-                tags=version_tags(
-                    task.version,
-                    self._settings_of(key).code_version,
-                    (self.names.embedding_tasks, task.version, task.storage_id),
-                ),
-            )
+    def _told(self, key: str, result: Collected) -> _InTheDataset:
+        task, settings = self._tasks[key], self._settings_of(key)
+        event = dg.AssetMaterialization(
+            self.names.segment_embeddings,
+            partition=key,
+            metadata=result.metadata(task, pictures=self.policy.pictures),
+            tags=version_tags(
+                task.version, settings.code_version, (self.names.embedding_tasks, task.version, task.storage_id)
+            ),
         )
-        # Not the segments themselves: a run may write more of them than fit into memory.
-        self._report.collected[key] = result.written
-        self._report.findings[key] = judge(result.segments, self._settings_of(key))
+        return _InTheDataset(result.written, event, judge(result.segments, settings))

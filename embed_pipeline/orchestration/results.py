@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -40,7 +40,10 @@ class Collected:
         from embed_pipeline.media import decode_partition_key
 
         segments = self.segments
-        drawn = {"timeline": timeline(segments), "self_similarity": self_similarity(segments) if pictures else None}
+        drawn = {
+            "timeline": _drawn(timeline, segments),
+            "self_similarity": _drawn(self_similarity, segments) if pictures else None,
+        }
         # In the order in which the page shows it.
         values: dict[str, Any] = {
             "embed_pipeline/path": decode_partition_key(task.media),
@@ -70,6 +73,14 @@ class Collected:
         for content, tokens in self.usage.items():
             values[f"embed_pipeline/input_tokens_{content}"] = tokens
         return values
+
+
+def _drawn(draw: Callable[[MediaSegments], str | None], segments: MediaSegments) -> str | None:
+    """A picture, or why there is none: a result that is in the dataset is not lost for want of one."""
+    try:
+        return draw(segments)
+    except Exception as error:
+        return f"This picture could not be drawn ({type(error).__name__}: {error})."
 
 
 @dataclass(frozen=True)
