@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC
-
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from embed_pipeline.orchestration.blueprint import Blueprint
-from embed_pipeline.orchestration.ledger import Ledger
-from embed_pipeline.orchestration.manual_jobs import build_manual_jobs
-from embed_pipeline.orchestration.ranges import RANGE_START_TAG
-from embed_pipeline.orchestration.submission_requests import SubmissionPlanner
+from embed_pipeline.orchestration.manual_jobs import build_manual_jobs, submit_new_job_name
 
 
 def build_jobs(blueprint: Blueprint) -> list[UnresolvedAssetJobDefinition | dg.JobDefinition]:
@@ -39,31 +34,20 @@ def build_jobs(blueprint: Blueprint) -> list[UnresolvedAssetJobDefinition | dg.J
 
 
 def build_daily_embedding_schedule(blueprint: Blueprint) -> dg.ScheduleDefinition:
-    """The schedule ``daily_embedding_schedule``: submits whatever is new, changed or may be tried again."""
+    """The schedule ``daily_embedding_schedule``: one run that submits whatever is due, within the limits of minutes."""
     names, policy = blueprint.names, blueprint.policy
 
     @dg.schedule(
         name=names.plain("daily_embedding_schedule"),
-        job_name=names.submit_job,
+        job_name=submit_new_job_name(names),
         cron_schedule=policy.schedule_cron,
         execution_timezone=policy.schedule_timezone,
-        required_resource_keys={blueprint.library_key},
-        description="Submits every media file that is new, has changed, or whose task may be tried again.",
+        description="Submits every media file that is new, changed, of other settings, or may be tried again.",
     )
-    def daily_embedding_schedule(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
-        order = Ledger(context.instance, names).partitions()
-        requests = SubmissionPlanner(
-            blueprint=blueprint,
-            instance=context.instance,
-            library=blueprint.library_resource(context.resources).library(),
-            now=context.scheduled_execution_time.astimezone(UTC),
-            budget_sec=policy.tick_budget_sec,
-        ).request(order, has_cursor=False)
-        told = "; ".join([f"{len(order)} media files", *requests.notes, f"{requests.later} wait for their turn"])
-        context.log.info(told)
-        if not requests.ranges:
-            return dg.SkipReason(f"Nothing is submitted: {told}.")
-        at = context.scheduled_execution_time.isoformat()
-        return [dg.RunRequest(run_key=f"{at}:{tags[RANGE_START_TAG]}", tags=dict(tags)) for tags in requests.ranges]
+    def daily_embedding_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        # The run looks for what is due itself: it has the time to read every event and to count minutes to the end.
+        if not context.instance.get_dynamic_partitions(names.partitions):
+            return dg.SkipReason("There are no media files yet.")
+        return dg.RunRequest(run_key=context.scheduled_execution_time.isoformat())
 
     return daily_embedding_schedule

@@ -15,12 +15,18 @@ from embed_pipeline.orchestration.blueprint import Blueprint
 from embed_pipeline.orchestration.due import read_due
 from embed_pipeline.orchestration.events import NOTHING
 from embed_pipeline.orchestration.ledger import Ledger
-from embed_pipeline.orchestration.names import POOL
+from embed_pipeline.orchestration.names import POOL, PipelineNames
+from embed_pipeline.orchestration.outdated import excused_from_settings, find_all_outdated
 from embed_pipeline.orchestration.planning import make_plan
 from embed_pipeline.orchestration.retiring import awaited_contents, retire_media
 from embed_pipeline.orchestration.retrying import NothingToRetryError, chosen_for_retry, known_keys
 from embed_pipeline.orchestration.states import MediaState
-from embed_pipeline.orchestration.submitting import submission_headline, submission_numbers, submit_media
+from embed_pipeline.orchestration.submitting import (
+    submission_headline,
+    submission_numbers,
+    submit_in_parts,
+    submit_media,
+)
 from embed_pipeline.orchestration.versions import content_of
 
 
@@ -60,6 +66,11 @@ def build_manual_jobs(blueprint: Blueprint) -> list[dg.JobDefinition]:
     ]
 
 
+def submit_new_job_name(names: PipelineNames) -> str:
+    """What the job is called that submits whatever is due."""
+    return names.plain("submit_new_media")
+
+
 def _retry_failed(blueprint: Blueprint) -> dg.JobDefinition:
     names = blueprint.names
 
@@ -90,22 +101,26 @@ def _submit_new(blueprint: Blueprint) -> dg.JobDefinition:
     names = blueprint.names
 
     @dg.op(
-        name=names.plain("submit_new_media"),
+        name=submit_new_job_name(names),
         out=dg.Out(NOTHING),
         pool=POOL,
         required_resource_keys={blueprint.client_key, blueprint.library_key},
-        description="Creates a task for each media file that is new, has changed, or may be tried again.",
+        description="Creates a task for each media file that is new, changed, of other settings, or may be retried.",
     )
     def submit_new(context: dg.OpExecutionContext) -> Iterator[dg.Output[None]]:
         ledger = Ledger(context.instance, names)
-        due = read_due(ledger, ledger.partitions(), blueprint.policy, datetime.now(UTC))
-        size = blueprint.policy.partitions_per_run
-        total: dict[str, float] = {}
-        for start in range(0, len(due), size):
-            # In parts, so that another run that waits for its turn need not wait for them all.
-            report = submit_media(blueprint, context, due[start : start + size])
-            total = {key: value + total.get(key, 0) for key, value in submission_numbers(report).items()}
-        yield dg.Output(None, metadata={"embed_pipeline/due": len(due), **total})
+        order = ledger.partitions()
+        outdated = find_all_outdated(
+            context.instance,
+            names,
+            blueprint.task_code_version,
+            ledger.task_event_ids(),
+            excused_from_settings(ledger, order, ledger.media_versions()),
+        )
+        due = read_due(ledger, order, blueprint.policy, datetime.now(UTC), outdated=set(outdated))
+        context.log.info(f"{len(due)} of {len(order)} media files are due, {len(outdated)} of them of other settings.")
+        report = submit_in_parts(blueprint, context, due)
+        yield dg.Output(None, metadata={"embed_pipeline/due": len(due), **submission_numbers(report)})
 
     return _job_of(submit_new, "Submits every media file that is new, has changed, or may be tried again, in one run.")
 

@@ -9,13 +9,14 @@ reading again.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import dagster as dg
 
+from embed_pipeline.orchestration.ledger import Ledger
 from embed_pipeline.orchestration.names import PipelineNames
+from embed_pipeline.orchestration.versions import OutcomeState, is_gone
 
 CODE_VERSION_TAG = "dagster/code_version"
 _EVENTS_PER_TICK = 2000
@@ -101,20 +102,34 @@ def find_all_outdated(
     code_version: str,
     latest: Mapping[str, int],
     excused: Collection[str],
-    *,
-    budget_sec: float,
 ) -> list[str]:
-    """Read all events from the first one on, for as long as there is time."""
-    deadline = time.monotonic() + budget_sec
+    """Read all events from the first one on, however many there are: for a run, which no tick's time limits."""
     outdated: list[str] = []
     position, newest = 0, max(latest.values(), default=0)
-    while position < newest and time.monotonic() < deadline:
+    while position < newest:
         page = list(_told_after(instance, names, position, _EVENTS_PER_PAGE))
         if not page:
             break
         outdated += advance(Watermark(code_version), page, latest, excused)[0]
         position = page[-1].storage_id
     return outdated
+
+
+def excused_from_settings(ledger: Ledger, order: Collection[str], versions: Mapping[str, str]) -> set[str]:
+    """The media files whose task need not be of the present settings: refused or gone ones.
+
+    Args:
+        ledger: What is known so far.
+        order: Every partition key.
+        versions: The latest version of each media file.
+    """
+    present = {key for key in order if key in versions and not is_gone(versions[key])}
+    refused = {
+        key
+        for key, outcome in ledger.outcomes().items()
+        if outcome.state is OutcomeState.REFUSED and outcome.subject == versions.get(key)
+    }
+    return (set(ledger.task_event_ids()) - present) | refused
 
 
 def _told_after(instance: dg.DagsterInstance, names: PipelineNames, storage_id: int, limit: int) -> Iterator[ToldTask]:

@@ -1,4 +1,4 @@
-"""Which submitting runs discovery and the schedule ask for: what is due, fits the day and is not under way yet."""
+"""Which submitting runs discovery asks for: what is due, fits the day and is not under way yet."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from embed_pipeline.orchestration.day_budget import fitting, read_day_budget
 from embed_pipeline.orchestration.due import read_due
 from embed_pipeline.orchestration.ledger import Ledger
 from embed_pipeline.orchestration.measuring import probe_all
-from embed_pipeline.orchestration.outdated import Watermark, find_all_outdated, find_outdated
+from embed_pipeline.orchestration.outdated import Watermark, excused_from_settings, find_outdated
 from embed_pipeline.orchestration.ranges import contiguous_ranges, held_back
 from embed_pipeline.orchestration.runs import runs_of_asset
-from embed_pipeline.orchestration.versions import OutcomeState, content_of, is_gone
+from embed_pipeline.orchestration.versions import content_of
 
 if TYPE_CHECKING:
     from embed_pipeline.media import MediaLibrary
@@ -36,7 +36,7 @@ class SubmissionRequests:
         ranges: The run tags of each run.
         later: Media files that are due but wait for a later tick.
         notes: What a person should know, in words.
-        watermark: How far the events are of the present settings; None where that was not looked at from a cursor.
+        watermark: How far the events are of the present settings; None where that was not looked at.
     """
 
     ranges: Sequence[Mapping[str, str]] = ()
@@ -69,7 +69,6 @@ class SubmissionPlanner:
         *,
         observed: Mapping[str, str] | None = None,
         cursor: str | None = None,
-        has_cursor: bool = True,
         most_runs: int | None = None,
     ) -> SubmissionRequests:
         """Choose the runs.
@@ -78,14 +77,13 @@ class SubmissionPlanner:
             order: Every partition key, in key order.
             observed: Versions that the same tick is about to tell.
             cursor: The sensor's cursor.
-            has_cursor: Whether there is one; without it all events are read, for as long as there is time.
             most_runs: Runs to ask for, at the most; None for all.
         """
         deadline = time.monotonic() + self.budget_sec
         names, policy = self.blueprint.names, self.blueprint.policy
         ledger = Ledger(self.instance, names)
         versions = {**ledger.media_versions(), **(observed or {})}
-        outdated, watermark = self._outdated(ledger, order, versions, cursor if has_cursor else None, has_cursor)
+        outdated, watermark = self._outdated(ledger, order, versions, cursor)
         due = read_due(ledger, order, policy, self.now, observed=observed, outdated=set(outdated))
         runs = runs_of_asset(
             self.instance, names.embedding_tasks, [names.submit_job], order, since=self.now - _FAILED_RUNS_COUNT
@@ -106,21 +104,11 @@ class SubmissionPlanner:
         return SubmissionRequests([some.tags for some in ranges], len(due) - asked - in_flight, notes, watermark)
 
     def _outdated(
-        self, ledger: Ledger, order: Sequence[str], versions: Mapping[str, str], cursor: str | None, has_cursor: bool
-    ) -> tuple[Sequence[str], Watermark | None]:
-        names, code_version = self.blueprint.names, self.blueprint.task_code_version
-        latest = ledger.task_event_ids()
-        refused = {
-            key
-            for key, outcome in ledger.outcomes().items()
-            if outcome.state is OutcomeState.REFUSED and outcome.subject == versions.get(key)
-        }
-        present = {key for key in order if key in versions and not is_gone(versions[key])}
-        excused = (set(latest) - present) | refused
-        if has_cursor:
-            return find_outdated(self.instance, names, Watermark.parse(cursor, code_version), latest, excused)
-        half = self.budget_sec / 2
-        return find_all_outdated(self.instance, names, code_version, latest, excused, budget_sec=half), None
+        self, ledger: Ledger, order: Sequence[str], versions: Mapping[str, str], cursor: str | None
+    ) -> tuple[Sequence[str], Watermark]:
+        watermark = Watermark.parse(cursor, self.blueprint.task_code_version)
+        excused = excused_from_settings(ledger, order, versions)
+        return find_outdated(self.instance, self.blueprint.names, watermark, ledger.task_event_ids(), excused)
 
     def _within_limits(
         self, ledger: Ledger, wanted: Sequence[str], versions: Mapping[str, str], deadline: float

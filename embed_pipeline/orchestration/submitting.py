@@ -42,6 +42,42 @@ def submit_media(
     Raises:
         dg.Failure: Some media file got no task, or something stood in the way of them all. What went right is logged.
     """
+    return _told(context, _submit(blueprint, context, keys, force=force, retry_failed=retry_failed))
+
+
+def submit_in_parts(
+    blueprint: Blueprint, context: dg.AssetExecutionContext | dg.OpExecutionContext, keys: Sequence[str]
+) -> SubmissionReport:
+    """The same for any number of media files, in parts, so that another run need not wait for them all.
+
+    The parts are one run: what is wrong with a file of one does not keep the others from their turn, and
+    ``max_minutes_per_run`` counts over all of them.
+
+    Raises:
+        dg.Failure: As for ``submit_media``, once every part had its turn or something stood in the way of them all.
+    """
+    size, total = blueprint.policy.partitions_per_run, SubmissionReport()
+    for start in range(0, len(keys), size):
+        total.add(_submit(blueprint, context, keys[start : start + size], minutes_before=total.minutes))
+        if total.stopped:
+            break
+    return _told(context, total)
+
+
+def _submit(
+    blueprint: Blueprint,
+    context: dg.AssetExecutionContext | dg.OpExecutionContext,
+    keys: Sequence[str],
+    *,
+    force: bool = False,
+    retry_failed: bool = False,
+    minutes_before: float = 0.0,
+) -> SubmissionReport:
+    """Take a turn at submitting; ``minutes_before`` are what earlier turns of the same run have spent."""
+    policy = blueprint.policy
+    if policy.max_minutes_per_run is not None:
+        left = max(policy.max_minutes_per_run - minutes_before, 0.0)
+        policy = policy.model_copy(update={"max_minutes_per_run": left})
     names, run_id = blueprint.names, context.run.run_id
     resource = blueprint.client_resource(context.resources)
     with (
@@ -62,7 +98,7 @@ def submit_media(
             library=blueprint.library_resource(context.resources).library(),
             client=client,
             settings=blueprint.settings,
-            policy=blueprint.policy,
+            policy=policy,
             platform=resource.platform,
             delivery=resource.delivery,
             run_id=run_id,
@@ -76,6 +112,11 @@ def submit_media(
         if report.settled:
             settle_submission(context.instance, names, run_id)
         context.log.info(traffic_in_words(report.traffic))
+    return report
+
+
+def _told(context: dg.AssetExecutionContext | dg.OpExecutionContext, report: SubmissionReport) -> SubmissionReport:
+    """The report, told in the run's log; a failure where something went wrong."""
     context.log.info(submission_headline(report))
     for key, reason in report.held.items():
         context.log.info(f"{key} is left for later: {reason}")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import dagster as dg
 from hypothesis import given
 from hypothesis import strategies as st
 
+from embed_pipeline.emulator import Emulator
 from embed_pipeline.orchestration.due import due_for_submission
 from embed_pipeline.orchestration.outdated import ToldTask, Watermark, advance
 from embed_pipeline.orchestration.pipeline import build_definitions
@@ -122,19 +124,21 @@ def schedule_requests(world: World) -> list[dg.RunRequest]:
         return list(schedule.evaluate_tick(context).run_requests or [])
 
 
-def test_the_schedule_submits_what_is_new_changed_or_of_other_settings(world: World) -> None:
+def test_the_schedule_asks_for_one_run_that_submits_whatever_is_due(
+    tmp_path: Path, stored_instance: dg.DagsterInstance, emulator: Emulator
+) -> None:
+    world = World(tmp_path, stored_instance, emulator)
     manual = world.varied(submit_automatically=False)
+    assert schedule_requests(manual) == []
     world.add("embedded.wav")
     world.settle()
-    assert schedule_requests(manual) == []
     world.add("new.wav")
     manual.discover()
 
     (request,) = schedule_requests(manual)
-    assert manual.driver.run(manual.blueprint.names.submit_job, dict(request.tags)).success
+    assert manual.driver.run("submit_new_media", dict(request.tags)).success
 
     assert world.created() == {"embedded.wav": 1, "new.wav": 1}
-    assert len(schedule_requests(manual.varied(settings=OTHER_SOUND))) == 1
 
 
 def test_the_schedule_is_where_the_policy_says(world: World) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from embed_pipeline.orchestration.retiring import retire_media
 from embed_pipeline.orchestration.retrying import NothingToRetryError, UnknownMediaError, chosen_for_retry, known_keys
+from embed_pipeline.orchestration.settings import EmbeddingSettings, Segmentation
 from embed_pipeline.orchestration.states import MediaState
 from embed_pipeline_tests.orchestration.world import World
 
@@ -162,3 +163,41 @@ def test_retiring_ends_in_time_and_goes_on_where_it_stopped(world: World) -> Non
     rest = retire_media(world.instance, world.blueprint.names, dataset, world.ledger.partitions())
     assert sorted(rest.keys) == ["b.wav", "c.wav"]
     assert all(world.segments(key) is None for key in names)
+
+
+def test_one_bad_file_keeps_no_other_from_being_submitted(world: World) -> None:
+    manual = world.varied(submit_automatically=False, partitions_per_run=2)
+    world.add("b.wav", "c.wav", "d.wav", "e.wav")
+    (world.media / "a.wav").write_bytes(b"text, and no sound at all")
+    manual.discover()
+
+    result = run_job(manual, "submit_new_media")
+
+    assert not result.success
+    assert "a.wav" in world.words(result)
+    assert world.created() == {"b.wav": 1, "c.wav": 1, "d.wav": 1, "e.wav": 1}
+
+
+def test_the_minutes_of_a_run_count_over_all_its_parts(world: World) -> None:
+    manual = world.varied(submit_automatically=False, partitions_per_run=1, max_minutes_per_run=0.2)
+    world.add("a.wav", "b.wav", "c.wav", "d.wav")  # 5 s each: two to a run
+    manual.discover()
+
+    assert run_job(manual, "submit_new_media").success
+    assert sum(world.created().values()) == 2
+
+    assert run_job(manual, "submit_new_media").success
+    assert sum(world.created().values()) == 4
+
+
+def test_tasks_of_other_settings_are_submitted_by_hand_too(world: World) -> None:
+    world.add("one.wav", "two.wav")
+    world.settle()
+    other = EmbeddingSettings(audio_segmentation=Segmentation(strategy="fixed", seconds=3))
+    manual = world.varied(submit_automatically=False, settings=other)
+
+    assert run_job(manual, "submit_new_media").success
+    assert world.created() == {"one.wav": 2, "two.wav": 2}
+
+    assert run_job(manual, "submit_new_media").success
+    assert world.created() == {"one.wav": 2, "two.wav": 2}
