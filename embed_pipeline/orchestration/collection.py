@@ -170,7 +170,7 @@ class Collection:
             result = future.result()
         except EmbedPipelineError as error:
             if self._hindrances.hindered_by(error):
-                self._report.stopped = self._report.unseen[key] = str(error)
+                self._report.stopped = self._report.unseen[key] = self._report.stopped or str(error)
             else:
                 self._report.failed[key] = str(error)
             return False
