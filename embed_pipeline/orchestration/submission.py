@@ -37,6 +37,7 @@ from embed_pipeline.orchestration.submission_plan import (
     plan_submissions,
 )
 from embed_pipeline.orchestration.submission_report import SubmissionReport
+from embed_pipeline.orchestration.unexpected import traceback_of, unexpected
 from embed_pipeline.orchestration.versions import Outcome, OutcomeState, content_of, is_gone, version_tags
 
 if TYPE_CHECKING:
@@ -310,6 +311,11 @@ class Submission:
                 self._report.failed[key] = str(error)
             else:
                 self._refuse(key, decision.candidate.fingerprint, str(error))
+        except Exception as error:
+            # Whether the task was created is not known; the next run looks for it before it creates another.
+            self._report.settled = False
+            self._report.failed[key] = unexpected(error)
+            self.log(f"{key}: {traceback_of(error)}")
         else:
             self._hindrances.passed()
             self._log_task(self._record(decision, task_id, datetime.now(UTC), adopted=adopted))

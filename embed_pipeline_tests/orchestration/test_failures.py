@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -197,3 +198,27 @@ def test_what_is_no_media_is_refused_once(world: World) -> None:
     assert "is not playable" in world.words(run)
     assert world.states() == {"text.wav": "failed"}
     assert world.discover().runs == ()
+
+
+def test_an_unforeseen_error_of_one_file_leaves_the_others_their_task_and_is_looked_into(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from embed_pipeline.orchestration import submission
+
+    prepare = submission.prepare
+
+    def prepared(file: Any, *arguments: Any, **options: Any) -> Any:
+        if file.key == "one.wav":
+            raise RuntimeError("nobody thought of this")
+        return prepare(file, *arguments, **options)
+
+    monkeypatch.setattr(submission, "prepare", prepared)
+    world.add("one.wav", "two.wav", "zoo.wav")
+
+    [run] = world.discover().runs
+
+    assert world.created() == {"two.wav": 1, "zoo.wav": 1}
+    assert "one.wav: an unexpected RuntimeError: nobody thought of this" in world.words(run)
+    monkeypatch.undo()
+    assert set(world.settle().values()) == {"embedded"}
+    assert world.created() == {"one.wav": 1, "two.wav": 1, "zoo.wav": 1}
