@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import dagster as dg
 
@@ -12,7 +12,7 @@ from embed_pipeline.errors import EmbedPipelineError
 from embed_pipeline.orchestration.blueprint import Blueprint
 from embed_pipeline.orchestration.ledger import Ledger
 from embed_pipeline.orchestration.ranges import contiguous_ranges, held_back
-from embed_pipeline.orchestration.runs import runs_of_asset
+from embed_pipeline.orchestration.runs import RUNS_COUNT_FOR, runs_of_asset
 from embed_pipeline.orchestration.task_statuses import StatusSurvey, survey
 from embed_pipeline.orchestration.versions import Outcome
 
@@ -117,7 +117,7 @@ class Readiness:
             names.segment_embeddings,
             [names.collect_job],
             order,
-            since=now - timedelta(hours=6),
+            since=now - RUNS_COUNT_FOR,
         )
         pending = self._pending({key: version for key, version in versions.items() if key not in runs.in_flight})
         # A run that failed before the task was created had to do with another one.

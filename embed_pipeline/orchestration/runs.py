@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
 from embed_pipeline.orchestration.ranges import EndedRun, keys_of_run
 
+RUNS_COUNT_FOR = timedelta(hours=6)
+"""What failed, or was created and never queued, longer ago than this is not waited for any more."""
 _LATEST_RUNS = 500
 
 
@@ -49,12 +51,7 @@ def runs_of_asset(
             return []
         return keys_of_run(run.tags, position, order)
 
-    under_way = [
-        *instance.get_runs(dg.RunsFilter(statuses=list(_UNDER_WAY))),
-        # A daemon that died between creating a run and queueing it takes it up again soon, or never.
-        *instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.NOT_STARTED], created_after=since)),
-    ]
-    in_flight = {key for run in under_way for key in keys(run)}
+    in_flight = {key for run in runs_under_way(instance, since=since) for key in keys(run)}
     failed = []
     for record in instance.get_run_records(
         dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=since), limit=_LATEST_RUNS
@@ -63,6 +60,22 @@ def runs_of_asset(
             ended = datetime.fromtimestamp(record.end_time, tz=UTC) if record.end_time else record.update_timestamp
             failed.append(EndedRun(tuple(targeted), ended))
     return RunsOfAsset(frozenset(in_flight), tuple(failed))
+
+
+def runs_under_way(
+    instance: dg.DagsterInstance, *, since: datetime, job_name: str | None = None
+) -> list[dg.DagsterRun]:
+    """The runs that are queued or running.
+
+    Args:
+        instance: The Dagster instance.
+        since: Runs that were created before and never queued do not count: a daemon that died between creating a run
+            and queueing it takes it up again soon, or never.
+        job_name: Only runs of this job.
+    """
+    queued = dg.RunsFilter(job_name=job_name, statuses=list(_UNDER_WAY))
+    created = dg.RunsFilter(job_name=job_name, statuses=[dg.DagsterRunStatus.NOT_STARTED], created_after=since)
+    return [*instance.get_runs(queued), *instance.get_runs(created)]
 
 
 _UNDER_WAY = (

@@ -32,18 +32,13 @@ from embed_pipeline.orchestration.metadata import (
 from embed_pipeline.orchestration.outcome_rows import current_outcomes
 from embed_pipeline.orchestration.policy import PipelinePolicy
 from embed_pipeline.orchestration.readiness import pending_tasks
+from embed_pipeline.orchestration.runs import RUNS_COUNT_FOR, runs_under_way
 
 if TYPE_CHECKING:
     from embed_pipeline.dataset import MediaOutcome, Snapshot, WrittenFile
 
 POSITION = "embed_pipeline/position"
 ONE_SPACE = "one_vector_space"
-_UNDER_WAY = [
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-]
 
 
 def build_embeddings_table(blueprint: Blueprint) -> dg.AssetsDefinition:
@@ -165,9 +160,10 @@ def build_embeddings_table_sensor(
         ),
     )
     def embeddings_table_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        latest = context.instance.get_run_records(dg.RunsFilter(job_name=job_name), limit=1)
-        if latest and latest[0].dagster_run.status in _UNDER_WAY:
+        now = datetime.now(UTC)
+        if runs_under_way(context.instance, since=now - RUNS_COUNT_FOR, job_name=job_name):
             return dg.SkipReason("A run of embeddings_table is under way.")
+        latest = context.instance.get_run_records(dg.RunsFilter(job_name=job_name), limit=1)
         ledger = Ledger(context.instance, names)
         position, since = ledger.position(), table_position(context.instance, blueprint)
         if position == 0:
@@ -182,7 +178,7 @@ def build_embeddings_table_sensor(
             pending=pending,
             embedded=embedded,
             last_asked=asked,
-            now=datetime.now(UTC),
+            now=now,
             policy=policy,
         )
         return dg.RunRequest() if decision.due else dg.SkipReason(decision.reason)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from uuid import uuid4
 
 import dagster as dg
 import pytest
 
 from embed_pipeline.dataset import read_embeddings
-from embed_pipeline.orchestration import outcome_rows
+from embed_pipeline.orchestration import outcome_rows, table
 from embed_pipeline.orchestration.policy import PipelinePolicy
 from embed_pipeline.orchestration.settings import EmbeddingSettings, Segmentation
 from embed_pipeline.orchestration.table import refresh_due
@@ -126,6 +127,20 @@ def test_an_idle_tick_asks_the_platform_nothing_and_for_nothing(world: World) ->
     assert not tick.runs
     assert "Nothing has changed" in str(tick.message)
     assert world.requests() == before
+
+
+def test_a_refresh_that_was_never_queued_does_not_stand_in_the_way_for_ever(world: World) -> None:
+    world.add("one.wav")
+    world.settle()
+    run_id = str(uuid4())
+    world.instance.add_run(
+        dg.DagsterRun(job_name="refresh_embeddings_table", run_id=run_id, status=dg.DagsterRunStatus.NOT_STARTED)
+    )
+    assert "under way" in str(world.driver.refresh_table().message)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(table, "RUNS_COUNT_FOR", timedelta(seconds=-1))
+        assert "under way" not in str(world.driver.refresh_table().message)
 
 
 def test_the_checks_of_the_tasks_run_with_the_table_and_name_the_failed_file(world: World) -> None:
