@@ -59,22 +59,33 @@ def keys_of_run(tags: Mapping[str, str], position: Mapping[str, int], order: Seq
 
 @dataclass(frozen=True, slots=True)
 class EndedRun:
-    """A run that ended without success, with the keys it was asked for."""
+    """A run that ended, with the keys it was asked for."""
 
     keys: tuple[str, ...]
     at: datetime
 
 
+def in_vain(ended: Iterable[EndedRun], due: Collection[str]) -> list[EndedRun]:
+    """The runs that brought nothing forward: every key they were asked for is due still, or again.
+
+    Args:
+        ended: Runs that ended, in whatever way.
+        due: The keys that are due now.
+    """
+    still = set(due)
+    return [run for run in ended if still.issuperset(run.keys)]
+
+
 def held_back(
     failed: Iterable[EndedRun], first_sec: float, now: datetime, *, since: Mapping[str, datetime] | None = None
 ) -> dict[str, datetime]:
-    """The keys that wait because runs for them failed, with the time from which they may be asked for again.
+    """The keys that wait because runs for them came to nothing, with the time from which they may be asked for again.
 
     Args:
-        failed: Runs that failed.
+        failed: Runs that failed, or did nothing for their keys.
         first_sec: The wait after the first failure, in seconds; it doubles with each further one.
         now: The time of the decision.
-        since: When there was first anything to do for a key; what failed before does not count against it.
+        since: When there was first anything to do for a key; what ended before does not count against it.
     """
     count: dict[str, int] = {}
     last: dict[str, datetime] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -22,10 +22,12 @@ class RunsOfAsset:
     Args:
         in_flight: The keys that a queued or running run targets.
         failed: The runs that failed, with their keys.
+        others: The runs that succeeded or were canceled, with their keys.
     """
 
     in_flight: frozenset[str]
     failed: tuple[EndedRun, ...]
+    others: tuple[EndedRun, ...] = ()
 
 
 def runs_of_asset(
@@ -38,7 +40,7 @@ def runs_of_asset(
         asset_key: The asset.
         jobs: The jobs that target it without naming it in their selection.
         order: Every partition key, in key order.
-        since: Failed runs that ended before this do not count, nor do runs that were created before and never queued.
+        since: Runs that ended before this do not count, nor do runs that were created before and never queued.
     """
     position = {key: index for index, key in enumerate(order)}
 
@@ -52,14 +54,20 @@ def runs_of_asset(
         return keys_of_run(run.tags, position, order)
 
     in_flight = {key for run in runs_under_way(instance, since=since) for key in keys(run)}
-    failed = []
-    for record in instance.get_run_records(
-        dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=since), limit=_LATEST_RUNS
-    ):
-        if targeted := keys(record.dagster_run):
-            ended = datetime.fromtimestamp(record.end_time, tz=UTC) if record.end_time else record.update_timestamp
-            failed.append(EndedRun(tuple(targeted), ended))
-    return RunsOfAsset(frozenset(in_flight), tuple(failed))
+
+    def ended(*statuses: dg.DagsterRunStatus) -> Iterator[EndedRun]:
+        for record in instance.get_run_records(
+            dg.RunsFilter(statuses=list(statuses), updated_after=since), limit=_LATEST_RUNS
+        ):
+            if targeted := keys(record.dagster_run):
+                at = datetime.fromtimestamp(record.end_time, tz=UTC) if record.end_time else record.update_timestamp
+                yield EndedRun(tuple(targeted), at)
+
+    return RunsOfAsset(
+        frozenset(in_flight),
+        failed=tuple(ended(dg.DagsterRunStatus.FAILURE)),
+        others=tuple(ended(dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.CANCELED)),
+    )
 
 
 def runs_under_way(

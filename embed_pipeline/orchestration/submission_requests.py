@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -17,14 +17,13 @@ from embed_pipeline.orchestration.due import read_due
 from embed_pipeline.orchestration.ledger import Ledger
 from embed_pipeline.orchestration.measuring import probe_all
 from embed_pipeline.orchestration.outdated import Watermark, excused_from_settings, find_outdated
-from embed_pipeline.orchestration.ranges import contiguous_ranges, held_back
-from embed_pipeline.orchestration.runs import runs_of_asset
+from embed_pipeline.orchestration.ranges import EndedRun, contiguous_ranges, held_back, in_vain
+from embed_pipeline.orchestration.runs import RUNS_COUNT_FOR, runs_of_asset
 from embed_pipeline.orchestration.versions import content_of
 
 if TYPE_CHECKING:
     from embed_pipeline.media import MediaLibrary
 
-_FAILED_RUNS_COUNT = timedelta(hours=6)
 _PROBES_PER_BATCH = 50
 
 
@@ -86,9 +85,9 @@ class SubmissionPlanner:
         outdated, watermark = self._outdated(ledger, order, versions, cursor)
         due = read_due(ledger, order, policy, self.now, observed=observed, outdated=set(outdated))
         runs = runs_of_asset(
-            self.instance, names.embedding_tasks, [names.submit_job], order, since=self.now - _FAILED_RUNS_COUNT
+            self.instance, names.embedding_tasks, [names.submit_job], order, since=self.now - RUNS_COUNT_FOR
         )
-        waiting = held_back(runs.failed, policy.retry_backoff_sec, self.now)
+        waiting = self._held_back(ledger, [*runs.failed, *in_vain(runs.others, due)], observed or {})
         wanted = [key for key in due if key not in runs.in_flight and key not in waiting]
         notes = [f"{len(outdated)} of other settings"] if outdated else []
         if wanted and (policy.max_minutes_per_day is not None or policy.max_minutes_per_run is not None):
@@ -102,6 +101,17 @@ class SubmissionPlanner:
         asked = sum(len(some.keys) for some in ranges)
         in_flight = len(runs.in_flight.intersection(due))
         return SubmissionRequests([some.tags for some in ranges], len(due) - asked - in_flight, notes, watermark)
+
+    def _held_back(
+        self, ledger: Ledger, ended: Sequence[EndedRun], observed: Mapping[str, str]
+    ) -> Mapping[str, datetime]:
+        """The keys for which a run ended in vain a short while ago, and that nothing was told of since."""
+        first_sec = self.blueprint.policy.retry_backoff_sec
+        waiting = held_back(ended, first_sec, self.now)
+        since = {key: seen[-1].at for key, seen in ledger.sightings(waiting).items()}
+        for key, logged in ledger.logged_outcomes(waiting).items():
+            since[key] = max(logged.at, since.get(key, logged.at))
+        return held_back(ended, first_sec, self.now, since={**since, **dict.fromkeys(observed, self.now)})
 
     def _outdated(
         self, ledger: Ledger, order: Sequence[str], versions: Mapping[str, str], cursor: str | None

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import dagster as dg
 
-from embed_pipeline.orchestration.ranges import RANGE_END_TAG, RANGE_START_TAG
+from embed_pipeline.orchestration.ranges import RANGE_END_TAG, RANGE_START_TAG, EndedRun, in_vain
 from embed_pipeline.orchestration.runs import RunsOfAsset, runs_of_asset
 from embed_pipeline_tests.orchestration.world import World
 
@@ -70,7 +70,30 @@ def test_a_run_that_was_created_and_never_queued_holds_nothing_for_ever(instance
     assert look(instance, since=timedelta(seconds=-1)).in_flight == set()
 
 
-def test_runs_that_ended_well_count_for_nothing(instance: dg.DagsterInstance) -> None:
+def test_runs_that_ended_well_are_neither_under_way_nor_failed(instance: dg.DagsterInstance) -> None:
     add(instance, dg.DagsterRunStatus.SUCCESS)
 
-    assert look(instance) == RunsOfAsset(frozenset(), ())
+    found = look(instance)
+    assert (found.in_flight, found.failed) == (frozenset(), ())
+    assert [run.keys for run in found.others] == [("b", "c")]
+
+
+def test_what_the_platform_takes_only_later_is_not_asked_for_at_every_tick(world: World) -> None:
+    world = world.varied(retry_backoff_sec=600.0)
+    world.add("one.wav", "two.wav")
+    world.faults({"kind": "status", "on": "create", "status": 429, "retry_after": 7200})
+
+    (run,) = world.discover().runs
+
+    assert run.success, "what is left for later is no failure"
+    assert world.discover().runs == ()
+    world.add("two.wav", first_seed=9)
+    (again,) = world.discover().runs
+    assert again.dagster_run.tags[RANGE_START_TAG] == again.dagster_run.tags[RANGE_END_TAG] == "two.wav"
+
+
+def test_a_run_that_did_some_of_its_files_holds_the_others_back_from_nothing() -> None:
+    at = datetime.now(UTC)
+    some, none = EndedRun(("a", "b"), at), EndedRun(("b", "c"), at)
+
+    assert in_vain([some, none], due=["b", "c", "d"]) == [none]
