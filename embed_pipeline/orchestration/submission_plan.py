@@ -139,8 +139,14 @@ def _decide(
     retry_failed: bool,
 ) -> Decision:
     if force or retry_failed:
-        # A run that was killed and re-executed finds what it made before it died.
-        mine = [r for r in records if r.root_run_id == known.root_run_id and r.how != "re-attached"]
+        # A run that was killed and re-executed finds what it made before it died; what failed since serves nobody.
+        mine = [
+            record
+            for record in records
+            if record.root_run_id == known.root_run_id
+            and record.how != "re-attached"
+            and record.version not in known.outcomes
+        ]
         if mine:
             return Decision(candidate, Action.REATTACH, "submitted by this run before", task=mine[0])
     if force:

@@ -121,3 +121,12 @@ def test_one_of_several_files_with_the_same_content_is_submitted_and_the_others_
 
     assert [decision.action for decision in decisions] == [Action.SUBMIT, Action.FOLLOW, Action.FOLLOW]
     assert {decision.follows for decision in decisions[1:]} == {"a.wav"}
+
+
+@pytest.mark.parametrize("asked", ["force", "retry_failed"])
+def test_a_run_that_is_executed_again_submits_anew_where_its_own_task_failed(asked: str) -> None:
+    own = replace(_TASK, root_run_id="this run")
+
+    decision = decide(own, outcomes=[outcome(OutcomeState.FAILED, own)], **{asked: True})
+
+    assert decision.action is Action.SUBMIT
