@@ -105,20 +105,17 @@ class Readiness:
     def tick(self) -> dg.SensorResult | dg.SkipReason:
         """Compute what is pending, ask the platform about it, and request what can be collected."""
         policy, names, now = self._blueprint.policy, self._blueprint.names, datetime.now(UTC)
+        order = self._ledger.partitions()
+        # Runs first: one that ends before the ledger is read has left its events there, and its files count as done.
+        runs = runs_of_asset(
+            self._context.instance, names.segment_embeddings, [names.collect_job], order, since=now - RUNS_COUNT_FOR
+        )
         versions = pending_tasks(
             self._ledger.task_versions(), self._ledger.embedded_versions(), self._ledger.outcomes()
         )
-        order = self._ledger.partitions()
         versions = {key: versions[key] for key in order if key in versions}
         if not versions:
             return dg.SkipReason("No task is pending.")
-        runs = runs_of_asset(
-            self._context.instance,
-            names.segment_embeddings,
-            [names.collect_job],
-            order,
-            since=now - RUNS_COUNT_FOR,
-        )
         pending = self._pending({key: version for key, version in versions.items() if key not in runs.in_flight})
         # A run that failed before the task was created had to do with another one.
         since = {key: task.submitted_at for key, task in pending.items()}

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import time
+from typing import Any
+
+import pytest
 
 from embed_pipeline.emulator.settings import Timing
+from embed_pipeline.orchestration import readiness
+from embed_pipeline.orchestration.runs import RunsOfAsset
 from embed_pipeline_tests.orchestration.world import World
 
 
@@ -114,3 +119,22 @@ def test_two_pipelines_over_one_library_do_not_mix(world: World) -> None:
     assert len(other.segments("one.wav").start_sec) > len(world.segments("one.wav").start_sec)
     assert world.settle() == other.settle()
     assert sum(world.created().values()) == 4
+
+
+def test_what_a_run_collects_while_the_sensor_looks_is_not_asked_for_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.add("one.wav")
+    world.discover()
+    world.finish_computing()
+    look = readiness.runs_of_asset
+
+    def look_as_a_run_ends(*args: Any, **options: Any) -> RunsOfAsset:
+        found = look(*args, **options)
+        assert world.run(world.blueprint.names.collect_job, "one.wav").success
+        return found
+
+    monkeypatch.setattr(readiness, "runs_of_asset", look_as_a_run_ends)
+
+    assert not world.driver.collect_ready().runs
+    assert world.states() == {"one.wav": "embedded"}
