@@ -18,7 +18,7 @@ from embed_pipeline.orchestration.names import PipelineNames
 from embed_pipeline.orchestration.observations import outcome_observation
 from embed_pipeline.orchestration.policy import PipelinePolicy
 from embed_pipeline.orchestration.records import TaskRecord
-from embed_pipeline.orchestration.results import Collected, Expired, Failed, NotReady, fetch_result
+from embed_pipeline.orchestration.results import Collected, EmbeddedTasks, Expired, Failed, NotReady, fetch_result
 from embed_pipeline.orchestration.settings import EmbeddingSettings
 from embed_pipeline.orchestration.task_statuses import survey
 from embed_pipeline.orchestration.unexpected import traceback_of, unexpected
@@ -99,6 +99,7 @@ class Collection:
         self._report = CollectionReport()
         self._hindrances = Hindrances()
         self._tasks: dict[str, TaskRecord] = {}
+        self._embedded = EmbeddedTasks(self.ledger)
 
     def run(self, keys: Sequence[str]) -> CollectionReport:
         """Write the segments of each of these media files, waiting a bounded time for tasks that are not ready."""
@@ -157,7 +158,7 @@ class Collection:
         return unready
 
     def _result(self, key: str) -> _InTheDataset | Failed | Expired | NotReady:
-        result = fetch_result(self._tasks[key], self.client, self.dataset, self._settings_of(key), self.ledger)
+        result = fetch_result(self._tasks[key], self.client, self.dataset, self._settings_of(key), self._embedded)
         return self._told(key, result) if isinstance(result, Collected) else result
 
     def _settings_of(self, key: str) -> EmbeddingSettings:

@@ -132,12 +132,17 @@ class Ledger:
         return {key: records[0] for key, records in self.task_records(keys).items()}
 
     def latest_results(self, keys: Collection[str]) -> dict[str, LoggedResult]:
-        """The latest ``segment_embeddings`` event of each of these media files that has one."""
+        """The latest ``segment_embeddings`` event of each of these media files that has one, without its pictures."""
         found: dict[str, LoggedResult] = {}
         for event in self._events(self._names.segment_embeddings, keys):
             materialization = event.asset_materialization
             if materialization is not None and materialization.partition is not None:
-                values = {name: value.value for name, value in materialization.metadata.items()}
+                values = {
+                    name: value.value
+                    for name, value in materialization.metadata.items()
+                    # Pictures: some kilobytes each, and there may be a hundred thousand.
+                    if not isinstance(value, dg.MarkdownMetadataValue)
+                }
                 at = datetime.fromtimestamp(event.timestamp, tz=UTC)
                 found.setdefault(materialization.partition, LoggedResult(values, at))
         return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -18,6 +19,32 @@ from embed_pipeline.orchestration.settings import EmbeddingSettings, MediaType
 if TYPE_CHECKING:
     from embed_pipeline.client import EmbedClient, EmbeddingTaskResponse
     from embed_pipeline.dataset import EmbeddingDataset, MediaSegments, WrittenFile
+
+
+class EmbeddedTasks:
+    """Under which names the dataset has a task's segments; read once, when it is first asked, for all of a run.
+
+    Args:
+        ledger: What is known at that moment.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._lock = Lock()
+        self._names: dict[str, list[str]] | None = None
+
+    def names(self, version: str) -> list[str]:
+        """The partition keys that were embedded with a task.
+
+        Args:
+            version: The task's version.
+        """
+        with self._lock:
+            if self._names is None:
+                self._names = {}
+                for key, embedded in self._ledger.embedded_versions().items():
+                    self._names.setdefault(embedded, []).append(key)
+            return self._names.get(version, [])
 
 
 @dataclass(frozen=True)
@@ -104,7 +131,11 @@ class NotReady:
 
 
 def fetch_result(
-    task: TaskRecord, client: EmbedClient, dataset: EmbeddingDataset, settings: EmbeddingSettings, ledger: Ledger
+    task: TaskRecord,
+    client: EmbedClient,
+    dataset: EmbeddingDataset,
+    settings: EmbeddingSettings,
+    embedded: EmbeddedTasks,
 ) -> Collected | Failed | Expired | NotReady:
     """Fetch one task's result and write it; where the platform no longer has it, take what the dataset has of it.
 
@@ -113,14 +144,14 @@ def fetch_result(
         client: The platform.
         dataset: Where segments are written.
         settings: What the task was asked for.
-        ledger: Knows under which other names the same task's segments were written.
+        embedded: Knows under which other names the same task's segments were written.
     """
     from embed_pipeline.client import EmptyResultError, NotFoundError, UnreadableResponseError, classify_failure
 
     try:
         response = client.v_2.tasks.retrieve(task.task_id)
     except NotFoundError as error:
-        return _from_the_dataset(task, dataset, ledger) or Expired(
+        return _from_the_dataset(task, dataset, embedded) or Expired(
             f"Task {task.task_id} is not known to the platform any more, and its result with it: {error}"
         )
     except UnreadableResponseError as error:
@@ -138,7 +169,7 @@ def fetch_result(
     words = response.error.message if response.error and response.error.message else "no reason given"
     kind = classify_failure(words)
     if kind == "expired":
-        return _from_the_dataset(task, dataset, ledger) or Expired(f"Task {task.task_id}: {words}")
+        return _from_the_dataset(task, dataset, embedded) or Expired(f"Task {task.task_id}: {words}")
     return Failed(words, passing=kind in {"transient", "unclear"})
 
 
@@ -183,10 +214,9 @@ def _write(
     )
 
 
-def _from_the_dataset(task: TaskRecord, dataset: EmbeddingDataset, ledger: Ledger) -> Collected | None:
+def _from_the_dataset(task: TaskRecord, dataset: EmbeddingDataset, embedded: EmbeddedTasks) -> Collected | None:
     """The same task's segments under this or another name: a renamed file costs nothing, however old its result."""
-    served = [key for key, version in ledger.embedded_versions().items() if version == task.version]
-    for key in sorted(served, key=lambda key: key != task.media):
+    for key in sorted(embedded.names(task.version), key=lambda key: key != task.media):
         if key == task.media:
             segments = dataset.read_media(key, task.settings_digest)
             found = dataset.find(key, task.settings_digest)

@@ -8,6 +8,7 @@ import pytest
 
 from embed_pipeline.dataset import EmbeddingDataset
 from embed_pipeline.orchestration import results
+from embed_pipeline.orchestration.ledger import Ledger
 from embed_pipeline_tests.orchestration.world import World
 
 
@@ -70,8 +71,40 @@ def test_a_picture_that_cannot_be_drawn_costs_no_result(world: World, monkeypatc
 
     assert world.settle() == {"one.wav": "embedded"}
 
+    event = world.instance.get_latest_materialization_event(world.blueprint.names.segment_embeddings)
+    assert event is not None
+    assert event.asset_materialization is not None
+    assert "could not be drawn" in str(event.asset_materialization.metadata["embed_pipeline/self_similarity"].value)
+
+
+def test_what_is_read_of_many_results_leaves_their_pictures_where_they_are(world: World) -> None:
+    world.add("one.wav", seconds=30.0)
+    world.settle()
+
     metadata = world.ledger.latest_results(["one.wav"])["one.wav"].metadata
-    assert "could not be drawn" in str(metadata["embed_pipeline/self_similarity"])
+
+    assert metadata["embed_pipeline/segments"] > 0
+    assert "dagster/uri" in metadata
+    assert not any("![" in str(value) for value in metadata.values())
+
+
+def test_the_names_of_embedded_tasks_are_read_once_for_a_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.add("one.wav", "two.wav", "zoo.wav")
+    world.discover()
+    world.finish_computing()
+    world.faults({"kind": "status", "status": 404, "on": "retrieve"})
+    reads, read = [], Ledger.embedded_versions
+
+    def counted(self: Ledger) -> Any:
+        reads.append(1)
+        return read(self)
+
+    monkeypatch.setattr(Ledger, "embedded_versions", counted)
+    world.run(world.blueprint.names.collect_job, "one.wav", "zoo.wav")
+
+    assert len(reads) == 1
+    monkeypatch.undo()
+    assert set(world.states().values()) == {"expired"}, "each of them was looked for"
 
 
 def test_whoever_drives_a_run_that_is_interrupted_is_interrupted_too(
