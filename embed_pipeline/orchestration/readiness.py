@@ -122,7 +122,9 @@ class Readiness:
         waiting = held_back(runs.failed, policy.retry_backoff_sec, now, since=since)
         pending = {key: task for key, task in pending.items() if key not in waiting}
         try:
-            with self._blueprint.client_resource(self._context.resources).client() as client:
+            resource = self._blueprint.client_resource(self._context.resources)
+            # One request that is answered late, and sent again, must not outlast the tick.
+            with resource.client(patience_sec=policy.tick_budget_sec / 5) as client:
                 found = survey(
                     client,
                     {task.task_id: task.submitted_at for task in pending.values()},

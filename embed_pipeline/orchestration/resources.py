@@ -63,13 +63,18 @@ class EmbedClientResource(dg.ConfigurableResource[Any]):
         return "emulator" if host in _LOOPBACK else host
 
     @contextmanager
-    def client(self) -> Iterator[EmbedClient]:
+    def client(self, *, patience_sec: float | None = None) -> Iterator[EmbedClient]:
         """A client over one connection pool, closed at the end.
+
+        Args:
+            patience_sec: For whoever cannot wait, such as a sensor's tick: a request that is answered later than this,
+                or may be sent again only later than this, is an error, and none is sent more than twice. None for the
+                patience of a run.
 
         Raises:
             ConfigurationError: The address or a limit does not make sense.
         """
-        from embed_pipeline.client import EmbedClient, Limits
+        from embed_pipeline.client import EmbedClient, Limits, RetryPolicy
 
         if self.base_url and urlsplit(self.base_url).scheme not in {"http", "https"}:
             raise ConfigurationError(f"base_url {self.base_url!r} is no http address; set EMBED_BASE_URL.")
@@ -84,7 +89,8 @@ class EmbedClientResource(dg.ConfigurableResource[Any]):
         with EmbedClient(
             api_key=key or "emulator",
             base_url=self.base_url or (None if self.api_key else EMULATOR_URL),
-            timeout=self.timeout_sec,
+            timeout=self.timeout_sec if patience_sec is None else min(self.timeout_sec, patience_sec),
+            retries=None if patience_sec is None else RetryPolicy(max_attempts=2, max_wait_sec=patience_sec),
             limits=limits,
         ) as client:
             yield client

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from embed_pipeline.emulator.settings import Timing
+from embed_pipeline.errors import EmbedPipelineError
 from embed_pipeline.orchestration import readiness
 from embed_pipeline.orchestration.runs import RunsOfAsset
+from embed_pipeline.orchestration.task_statuses import StatusSurvey
 from embed_pipeline_tests.orchestration.world import World
 
 
@@ -138,3 +140,32 @@ def test_what_a_run_collects_while_the_sensor_looks_is_not_asked_for_again(
 
     assert not world.driver.collect_ready().runs
     assert world.states() == {"one.wav": "embedded"}
+
+
+def test_a_tick_does_not_wait_as_long_as_a_run_would(world: World) -> None:
+    world.add("one.wav")
+    world.discover()
+    world.faults({"kind": "status", "on": "list", "status": 429, "retry_after": 60})
+    begin = time.monotonic()
+
+    tick = world.driver.collect_ready()
+
+    assert time.monotonic() - begin < 20
+    assert not tick.runs
+    assert "1 tasks are pending, but the platform could not be asked" in str(tick.message)
+
+
+def test_what_a_tick_learnt_before_the_platform_failed_is_collected(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.add("one.wav", "two.wav")
+    world.discover()
+    world.finish_computing()
+    first = world.ledger.latest_tasks(["one.wav"])["one.wav"].task_id
+    found = StatusSurvey({first: "ready"}, complete=False, problem=EmbedPipelineError("no answer"))
+    monkeypatch.setattr(readiness, "survey", lambda *_, **__: found)
+
+    (run,) = world.driver.collect_ready().runs
+
+    assert run.success
+    assert world.states() == {"one.wav": "embedded", "two.wav": "processing"}
