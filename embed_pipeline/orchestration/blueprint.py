@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, cast
@@ -57,6 +58,12 @@ class Blueprint:
     def task_code_version(self) -> str:
         """What stands for the settings and the platform: a task of either other one does not serve any more."""
         return f"{self.settings.code_version}.{self.client.platform}"
+
+    @property
+    def terms(self) -> str:
+        """What a content is refused under, as a digest: other settings, platform or bounds may take it."""
+        bounds = f"{self.policy.min_duration_sec:g} {self.policy.max_duration_sec:g}"
+        return hashlib.sha256(f"{self.task_code_version} {bounds}".encode()).hexdigest()[:12]
 
     @property
     def client_key(self) -> str:

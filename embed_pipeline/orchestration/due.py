@@ -23,6 +23,7 @@ def due_for_submission(
     outcomes: Mapping[str, Outcome],
     *,
     max_attempts: int,
+    terms: str | None = None,
     outdated: Collection[str] = (),
     waiting: Collection[str] = (),
 ) -> list[str]:
@@ -36,6 +37,7 @@ def due_for_submission(
         tasks: Its latest task's version.
         outcomes: Its latest outcome.
         max_attempts: Tasks for one content, at the most.
+        terms: A digest of what a content is refused under at present; a refusal under other terms does not count.
         outdated: The keys whose latest task was told under other embedding settings.
         waiting: The keys whose latest attempt failed too short a while ago to be followed by another.
     """
@@ -46,8 +48,7 @@ def due_for_submission(
             continue
         outcome = outcomes.get(key)
         if key not in tasks or key in outdated or media_event_ids.get(key, 0) > task_event_ids.get(key, 0):
-            refused = outcome is not None and outcome.state is OutcomeState.REFUSED and outcome.subject == version
-            if not refused:
+            if outcome is None or not outcome.refuses(version, terms):
                 due.append(key)
         elif (
             outcome is not None
@@ -66,6 +67,7 @@ def read_due(
     policy: PipelinePolicy,
     now: datetime,
     *,
+    terms: str,
     observed: Mapping[str, str] | None = None,
     outdated: Collection[str] = (),
 ) -> list[str]:
@@ -76,6 +78,7 @@ def read_due(
         order: Every key, in key order.
         policy: The team's choices.
         now: The time of the decision.
+        terms: A digest of what a content is refused under at present.
         observed: Versions that are about to be told and count as told: the newest of all.
         outdated: The keys whose latest task was told under other embedding settings.
     """
@@ -91,6 +94,7 @@ def read_due(
         tasks,
         outcomes,
         max_attempts=policy.max_attempts,
+        terms=terms,
         outdated=outdated,
         waiting=_waiting(ledger, tasks, outcomes, policy, now),
     )

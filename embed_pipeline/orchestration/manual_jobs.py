@@ -115,9 +115,10 @@ def _submit_new(blueprint: Blueprint) -> dg.JobDefinition:
             names,
             blueprint.task_code_version,
             ledger.task_event_ids(),
-            excused_from_settings(ledger, order, ledger.media_versions()),
+            excused_from_settings(ledger, order, ledger.media_versions(), blueprint.terms),
         )
-        due = read_due(ledger, order, blueprint.policy, datetime.now(UTC), outdated=set(outdated))
+        now, terms = datetime.now(UTC), blueprint.terms
+        due = read_due(ledger, order, blueprint.policy, now, terms=terms, outdated=set(outdated))
         context.log.info(f"{len(due)} of {len(order)} media files are due, {len(outdated)} of them of other settings.")
         report = submit_in_parts(blueprint, context, due)
         yield dg.Output(None, metadata={"embed_pipeline/due": len(due), **submission_numbers(report)})

@@ -16,7 +16,7 @@ import dagster as dg
 
 from embed_pipeline.orchestration.ledger import Ledger
 from embed_pipeline.orchestration.names import PipelineNames
-from embed_pipeline.orchestration.versions import OutcomeState, is_gone
+from embed_pipeline.orchestration.versions import is_gone
 
 CODE_VERSION_TAG = "dagster/code_version"
 _EVENTS_PER_TICK = 2000
@@ -115,20 +115,17 @@ def find_all_outdated(
     return outdated
 
 
-def excused_from_settings(ledger: Ledger, order: Collection[str], versions: Mapping[str, str]) -> set[str]:
+def excused_from_settings(ledger: Ledger, order: Collection[str], versions: Mapping[str, str], terms: str) -> set[str]:
     """The media files whose task need not be of the present settings: refused or gone ones.
 
     Args:
         ledger: What is known so far.
         order: Every partition key.
         versions: The latest version of each media file.
+        terms: A digest of what a content is refused under at present.
     """
     present = {key for key in order if key in versions and not is_gone(versions[key])}
-    refused = {
-        key
-        for key, outcome in ledger.outcomes().items()
-        if outcome.state is OutcomeState.REFUSED and outcome.subject == versions.get(key)
-    }
+    refused = {key for key, outcome in ledger.outcomes().items() if outcome.refuses(versions.get(key), terms)}
     return (set(ledger.task_event_ids()) - present) | refused
 
 

@@ -34,7 +34,7 @@ def state_of(
         return MediaState.GONE
     if task is None or changed_since_task:
         # A refusal is about the content; a task made for the same content since then overrules it.
-        refused = outcome is not None and outcome.state is OutcomeState.REFUSED and outcome.subject == media
+        refused = outcome is not None and outcome.refuses(media)
         return MediaState.FAILED if refused else MediaState.UNSUBMITTED
     if embedded == task:
         return MediaState.EMBEDDED

@@ -38,7 +38,7 @@ from embed_pipeline.orchestration.submission_plan import (
 )
 from embed_pipeline.orchestration.submission_report import SubmissionReport
 from embed_pipeline.orchestration.unexpected import traceback_of, unexpected
-from embed_pipeline.orchestration.versions import Outcome, OutcomeState, content_of, is_gone, version_tags
+from embed_pipeline.orchestration.versions import Outcome, content_of, is_gone, version_tags
 
 if TYPE_CHECKING:
     from embed_pipeline.client import EmbedClient
@@ -70,6 +70,7 @@ class Submission:
         run_id: This run.
         root_run_id: This run, or the first of its re-executions.
         code_version: The code version of ``embedding_tasks``.
+        terms: A digest of what a content is refused under: settings, platform and bounds of duration.
         log_event: Stores an event at once; called from one thread only.
         log: Told in words what is worth reading in the run's log.
         concurrency: Requests under way at once.
@@ -87,6 +88,7 @@ class Submission:
     run_id: str
     root_run_id: str
     code_version: str
+    terms: str
     log_event: Callable[[dg.AssetMaterialization | dg.AssetObservation], None]
     log: Callable[[str], None]
     concurrency: int = 8
@@ -377,4 +379,4 @@ class Submission:
         """Nothing was created for this content, and asking again would not change that."""
         self._report.failed[key] = message
         self._refused.add(key)
-        self.log_event(outcome_observation(self.names, key, Outcome(OutcomeState.REFUSED, 1, fingerprint), message))
+        self.log_event(outcome_observation(self.names, key, Outcome.refusal(fingerprint, self.terms), message))

@@ -104,6 +104,7 @@ def _submit(
             run_id=run_id,
             root_run_id=context.run.root_run_id or run_id,
             code_version=blueprint.task_code_version,
+            terms=blueprint.terms,
             log_event=event_logger(context),
             log=context.log.info,
             concurrency=resource.concurrency,

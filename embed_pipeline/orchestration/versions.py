@@ -59,7 +59,7 @@ class Outcome:
     Args:
         state: Why there is no result.
         attempt: Which attempt on this content it was, from 1.
-        subject: The task's version; for a refused submission the fingerprint.
+        subject: The task's version; for a refused submission the fingerprint and the terms it was refused under.
     """
 
     state: OutcomeState
@@ -68,6 +68,23 @@ class Outcome:
 
     def __str__(self) -> str:
         return f"{self.state.value}.{self.attempt}.{self.subject}"
+
+    @classmethod
+    def refusal(cls, fingerprint: str, terms: str) -> Outcome:
+        """The outcome of a submission that was turned down.
+
+        Args:
+            fingerprint: The content.
+            terms: A digest of what it was refused under: settings, platform and bounds of duration.
+        """
+        return cls(OutcomeState.REFUSED, 1, f"{fingerprint}.{terms}")
+
+    def refuses(self, version: str | None, terms: str | None = None) -> bool:
+        """Whether this content was turned down: under these terms, or under whatever terms where None are given."""
+        if self.state is not OutcomeState.REFUSED:
+            return False
+        content, _, told = self.subject.partition(".")
+        return content == version and terms in {None, told}
 
     @classmethod
     def parse(cls, version: str) -> Outcome | None:

@@ -92,3 +92,13 @@ def test_a_task_of_another_platform_is_neither_asked_for_nor_taken_for_expired(w
     world.emulator.platform.store.release(None, now=world.emulator.platform.clock.now())
     assert world.settle() == {"a.wav": "embedded"}
     assert world.created().total() == 1
+
+
+def test_a_refusal_holds_under_the_bounds_and_settings_it_was_made_under(world: World) -> None:
+    strict = world.varied(min_duration_sec=10.0)
+    world.add("a.wav")
+
+    assert strict.settle() == {"a.wav": "failed"}
+    assert strict.discover().runs == ()
+    assert strict.varied(min_duration_sec=6.0).settle() == {"a.wav": "failed"}
+    assert strict.varied(min_duration_sec=1.0).settle() == {"a.wav": "embedded"}
