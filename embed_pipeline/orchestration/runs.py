@@ -12,6 +12,8 @@ from embed_pipeline.orchestration.ranges import EndedRun, keys_of_run
 
 RUNS_COUNT_FOR = timedelta(hours=6)
 """What failed, or was created and never queued, longer ago than this is not waited for any more."""
+IMPLICIT_JOB = "__ASSET_JOB"
+"""What Dagster calls the job of backfills and of runs that are launched from an asset's page; a test pins it."""
 _LATEST_RUNS = 500
 
 
@@ -56,10 +58,12 @@ def runs_of_asset(
     in_flight = {key for run in runs_under_way(instance, since=since) for key in keys(run)}
 
     def ended(*statuses: dg.DagsterRunStatus) -> Iterator[EndedRun]:
-        for record in instance.get_run_records(
-            dg.RunsFilter(statuses=list(statuses), updated_after=since), limit=_LATEST_RUNS
-        ):
-            if targeted := keys(record.dagster_run):
+        # Job by job: among the latest runs of a busy instance there may be none of these.
+        for job_name in (*jobs, IMPLICIT_JOB):
+            wanted = dg.RunsFilter(job_name=job_name, statuses=list(statuses), updated_after=since)
+            for record in instance.get_run_records(wanted, limit=_LATEST_RUNS):
+                if not (targeted := keys(record.dagster_run)):
+                    continue
                 at = datetime.fromtimestamp(record.end_time, tz=UTC) if record.end_time else record.update_timestamp
                 yield EndedRun(tuple(targeted), at)
 

@@ -6,9 +6,11 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import dagster as dg
+import pytest
 
+from embed_pipeline.orchestration import runs
 from embed_pipeline.orchestration.ranges import RANGE_END_TAG, RANGE_START_TAG, EndedRun, in_vain
-from embed_pipeline.orchestration.runs import RunsOfAsset, runs_of_asset
+from embed_pipeline.orchestration.runs import IMPLICIT_JOB, RunsOfAsset, runs_of_asset
 from embed_pipeline_tests.orchestration.world import World
 
 _ASSET, _ORDER = dg.AssetKey("embedding_tasks"), ["a", "b", "c", "d"]
@@ -97,3 +99,24 @@ def test_a_run_that_did_some_of_its_files_holds_the_others_back_from_nothing() -
     some, none = EndedRun(("a", "b"), at), EndedRun(("b", "c"), at)
 
     assert in_vain([some, none], due=["b", "c", "d"]) == [none]
+
+
+def test_a_busy_instance_hides_no_failed_run(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "_LATEST_RUNS", 3)
+    add(instance, dg.DagsterRunStatus.FAILURE)
+    add(instance, dg.DagsterRunStatus.FAILURE, job=IMPLICIT_JOB, asset_selection=frozenset({_ASSET}))
+    for _ in range(4):
+        add(instance, dg.DagsterRunStatus.FAILURE, job="another")
+
+    assert [run.keys for run in look(instance).failed] == [("b", "c"), ("b", "c")]
+
+
+def test_runs_from_an_assets_page_are_of_the_implicit_job(world: World) -> None:
+    world.add("one.wav")
+    world.settle()
+
+    run_id = world.materialize("one.wav").run_id
+
+    run = world.instance.get_run_by_id(run_id)
+    assert run is not None
+    assert run.job_name == IMPLICIT_JOB
