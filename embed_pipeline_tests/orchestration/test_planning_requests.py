@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from embed_pipeline.emulator import Emulator
+from embed_pipeline.orchestration import submission_requests
 from embed_pipeline.orchestration.due import due_for_submission
 from embed_pipeline.orchestration.outdated import ToldTask, Watermark, advance
 from embed_pipeline.orchestration.pipeline import build_definitions
+from embed_pipeline.orchestration.runs import RunsOfAsset
 from embed_pipeline.orchestration.settings import EmbeddingSettings, Segmentation
 from embed_pipeline.orchestration.versions import Outcome, OutcomeState
 from embed_pipeline_tests.orchestration.world import World
@@ -241,3 +245,21 @@ def test_minutes_spent_longer_than_a_day_ago_do_not_count(world: World) -> None:
 
     assert round(today.spent, 3) == round(MINUTES, 3)
     assert tomorrow.left == 1.0
+
+
+def test_what_a_run_submits_while_discovery_looks_is_not_asked_for_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.add("one.wav")
+    world.varied(submit_automatically=False).discover()
+    look = submission_requests.runs_of_asset
+
+    def look_as_a_run_ends(*args: Any, **options: Any) -> RunsOfAsset:
+        found = look(*args, **options)
+        assert world.submit("one.wav").success
+        return found
+
+    monkeypatch.setattr(submission_requests, "runs_of_asset", look_as_a_run_ends)
+
+    assert not world.discover().runs
+    assert world.created() == {"one.wav": 1}
