@@ -58,7 +58,7 @@ def run_retry(place: Place, named: Sequence[str], wait: bool | None, console: Co
         if wait or (wait is None and ends_with_us):
             _collect(driver, ledger, keys)
         chosen = set(keys)
-        rows = [row for row in read_statuses(instance, patient.names) if row.media in chosen]
+        rows = [row for row in read_statuses(instance, patient.names, patient.policy) if row.media in chosen]
     console.print(status_table(rows, "What became of the retried media files"))
     if any(row.state is MediaState.PROCESSING for row in rows):
         console.print("The sensor embedding_ready_sensor collects what is processing once it is ready.")

@@ -38,7 +38,7 @@ def run_status(place: Place, states: Collection[str], as_json: bool, console: Co
     from embed_pipeline.orchestration.status import counts, read_statuses
 
     with opened(place) as (blueprint, instance):
-        rows = read_statuses(instance, blueprint.names)
+        rows = read_statuses(instance, blueprint.names, blueprint.policy)
     chosen = [row for row in rows if not states or row.state.value in states]
     if as_json:
         document = {"counts": counts(rows), "media": [row.as_json() for row in chosen]}

@@ -15,7 +15,7 @@ from embed_pipeline.errors import EmbedPipelineError
 from embed_pipeline.orchestration.adoption import listed_tasks, unclaimed
 from embed_pipeline.orchestration.blueprint import Blueprint
 from embed_pipeline.orchestration.findings import Findings
-from embed_pipeline.orchestration.health import expiring_results, failed_files, stuck_tasks
+from embed_pipeline.orchestration.health import expiring_results, failed_files, stuck_tasks, tried_again_by_itself
 from embed_pipeline.orchestration.ledger import Ledger
 from embed_pipeline.orchestration.names import PipelineNames
 from embed_pipeline.orchestration.open_submissions import merged, unsettled_runs
@@ -133,8 +133,17 @@ def task_check_results(
             continue
         match name:
             case "no_file_failed":
-                words = {key: logged.message for key, logged in ledger.logged_outcomes(failed).items()}
-                problems = failed_files(states, words)
+                logged = ledger.logged_outcomes(failed)
+                tried_again = {
+                    key
+                    for key, one in logged.items()
+                    if tried_again_by_itself(
+                        one.outcome,
+                        max_attempts=policy.max_attempts,
+                        submit_automatically=policy.submit_automatically,
+                    )
+                }
+                problems = failed_files(states, {key: one.message for key, one in logged.items()}, tried_again)
             case "nothing_stuck":
                 problems = stuck_tasks(pending, after_sec=policy.stuck_after_sec, now=now)
             case "no_result_about_to_expire":

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 
 from embed_pipeline.orchestration.records import TaskRecord
 from embed_pipeline.orchestration.states import MediaState
+from embed_pipeline.orchestration.versions import Outcome, OutcomeState
 
 
 def stuck_tasks(pending: Mapping[str, TaskRecord], *, after_sec: float, now: datetime) -> dict[str, str]:
@@ -51,12 +52,27 @@ def expiring_results(
     return problems
 
 
-def failed_files(states: Mapping[str, MediaState], words: Mapping[str, str]) -> dict[str, str]:
+def tried_again_by_itself(outcome: Outcome, *, max_attempts: int, submit_automatically: bool) -> bool:
+    """Whether another task follows this outcome without anybody asking for it.
+
+    Args:
+        outcome: Why the latest task gave no result.
+        max_attempts: Tasks for one content, at the most.
+        submit_automatically: Whether discovery submits what is due.
+    """
+    passes = outcome.state in {OutcomeState.PASSING, OutcomeState.EXPIRED}
+    return submit_automatically and passes and outcome.attempt < max_attempts
+
+
+def failed_files(
+    states: Mapping[str, MediaState], words: Mapping[str, str], tried_again: Collection[str] = ()
+) -> dict[str, str]:
     """The media files without segments for a reason that does not pass by itself.
 
     Args:
         states: The state of every media file.
         words: The words of whoever refused it, by partition key.
+        tried_again: The media files that get another task without anybody asking for it.
     """
     todo = {
         MediaState.FAILED: "To try again, materialize embedding_tasks for it with retry_failed.",
@@ -65,7 +81,7 @@ def failed_files(states: Mapping[str, MediaState], words: Mapping[str, str]) -> 
     return {
         key: f"{state.value}: {_sentence(words.get(key) or 'no reason was given')} {todo[state]}"
         for key, state in states.items()
-        if state in todo
+        if state in todo and key not in tried_again
     }
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
 
-from embed_pipeline.orchestration.ledger import Ledger
+from embed_pipeline.orchestration.day_budget import DayBudget, read_day_budget
+from embed_pipeline.orchestration.health import tried_again_by_itself
+from embed_pipeline.orchestration.ledger import Ledger, LoggedOutcome
 from embed_pipeline.orchestration.names import PipelineNames
+from embed_pipeline.orchestration.policy import PipelinePolicy
 from embed_pipeline.orchestration.states import MediaState
 
 
@@ -21,7 +25,8 @@ class MediaStatus:
     Args:
         media: The partition key.
         state: The one state it is in.
-        reason: Why it failed or expired, or what it waits for; empty otherwise.
+        reason: Why it failed or expired, and whether it is tried again by itself; what an unsubmitted one waits for,
+            where that is known of them all; empty otherwise.
         task_id: Its latest task.
         attempt: Which attempt on its content that is.
         segments: Rows in the dataset.
@@ -43,14 +48,26 @@ class MediaStatus:
         return {**asdict(self), "state": self.state.value}
 
 
-def read_statuses(instance: dg.DagsterInstance, names: PipelineNames) -> list[MediaStatus]:
-    """The status of every media file that has a partition, in key order."""
+def read_statuses(
+    instance: dg.DagsterInstance, names: PipelineNames, policy: PipelinePolicy | None = None
+) -> list[MediaStatus]:
+    """The status of every media file that has a partition, in key order.
+
+    Args:
+        instance: The Dagster instance.
+        names: The pipeline's names.
+        policy: The team's choices, from which follows what a file waits for; None to tell what was logged alone.
+    """
     ledger = Ledger(instance, names)
     states = ledger.states()
     tasks = ledger.latest_tasks([key for key, state in states.items() if state is not MediaState.UNSUBMITTED])
     results = ledger.latest_results([key for key, state in states.items() if state in _WITH_RESULT])
     troubled = [key for key, state in states.items() if state in {MediaState.FAILED, MediaState.EXPIRED}]
     outcomes = ledger.logged_outcomes(troubled)
+    reasons = {key: _why(logged, policy) for key, logged in outcomes.items()}
+    if policy is not None and MediaState.UNSUBMITTED in states.values():
+        waits_for = _what_holds_all(policy, read_day_budget(ledger, policy, datetime.now(UTC)))
+        reasons |= {key: waits_for for key, state in states.items() if state is MediaState.UNSUBMITTED}
     rows = []
     for key, state in states.items():
         task = tasks.get(key)
@@ -59,7 +76,7 @@ def read_statuses(instance: dg.DagsterInstance, names: PipelineNames) -> list[Me
             MediaStatus(
                 media=key,
                 state=state,
-                reason=outcomes[key].message if key in outcomes else "",
+                reason=reasons.get(key, ""),
                 task_id=task.task_id if task else None,
                 attempt=task.attempt if task else None,
                 segments=result.get("embed_pipeline/segments"),
@@ -74,6 +91,25 @@ def counts(rows: Iterable[MediaStatus]) -> dict[str, int]:
     """How many media files are in each state; every state is named."""
     found = Counter(row.state for row in rows)
     return {state.value: found.get(state, 0) for state in MediaState}
+
+
+def _why(logged: LoggedOutcome, policy: PipelinePolicy | None) -> str:
+    if policy is None or not tried_again_by_itself(
+        logged.outcome, max_attempts=policy.max_attempts, submit_automatically=policy.submit_automatically
+    ):
+        return logged.message
+    attempts = f"attempt {logged.outcome.attempt} of {policy.max_attempts}"
+    return f"{logged.message} ({attempts}; it is tried again by itself)"
+
+
+def _what_holds_all(policy: PipelinePolicy, budget: DayBudget) -> str:
+    """What keeps every file that is due from its task; empty where it is only a matter of the next tick."""
+    # What is left of it may be too little for any of them; how long they are is not known here.
+    if budget.limit is not None and budget.spent > 0:
+        return f"waits for its turn: {budget}"
+    if not policy.submit_automatically:
+        return "waits for the schedule, or for somebody to submit it: submit_automatically is off"
+    return ""
 
 
 _WITH_RESULT = {MediaState.EMBEDDED, MediaState.GONE}
