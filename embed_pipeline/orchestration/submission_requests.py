@@ -81,6 +81,15 @@ class SubmissionPlanner:
         deadline = time.monotonic() + self.budget_sec
         names, policy = self.blueprint.names, self.blueprint.policy
         # Runs first: one that ends before the ledger is read has left its events there, and its files count as done.
+        runs = runs_of_asset(
+            self.instance, names.embedding_tasks, [names.submit_job], order, since=self.now - RUNS_COUNT_FOR
+        )
+        ledger = Ledger(self.instance, names)
+        versions = {**ledger.media_versions(), **(observed or {})}
+        outdated, watermark = self._outdated(ledger, order, versions, cursor)
+        due = read_due(
+            ledger, order, policy, self.now, terms=self.blueprint.terms, observed=observed, outdated=set(outdated)
+        )
         waiting = self._held_back(ledger, [*runs.failed, *in_vain(runs.others, due)], observed or {})
         wanted = [key for key in due if key not in runs.in_flight and key not in waiting]
         notes = [f"{len(outdated)} of other settings"] if outdated else []
