@@ -129,7 +129,7 @@ def build_segment_embeddings(blueprint: Blueprint) -> dg.AssetsDefinition:
         context.log.info(_collection_headline(report))
         context.log.info(traffic_in_words(stats))
         summary = {**_collection_numbers(report), **traffic_numbers(stats)}
-        yield from segment_check_results(names, ledger, report.findings)
+        yield from segment_check_results(context.instance, names, ledger, report.findings)
         problems = report.failed | {
             key: f"task {task_id} was still processing when the wait was over; the sensor collects it when it is ready"
             for key, task_id in report.processing.items()

@@ -21,7 +21,8 @@ from embed_pipeline.orchestration.names import PipelineNames
 from embed_pipeline.orchestration.open_submissions import merged, unsettled_runs
 from embed_pipeline.orchestration.readiness import pending_tasks
 from embed_pipeline.orchestration.states import MediaState
-from embed_pipeline.orchestration.verdicts import problems_of, still_wrong, verdict
+from embed_pipeline.orchestration.told_findings import findings_told_after
+from embed_pipeline.orchestration.verdicts import position_of, problems_of, still_wrong, verdict
 
 # Each with what it says of a run in which all is well, and how bad it is if it is not.
 SEGMENT_CHECKS: Mapping[str, tuple[str, str, dg.AssetCheckSeverity]] = {
@@ -74,11 +75,12 @@ def segment_check_specs(names: PipelineNames) -> list[dg.AssetCheckSpec]:
 
 
 def segment_check_results(
-    names: PipelineNames, ledger: Ledger, findings: Mapping[str, Findings]
+    instance: dg.DagsterInstance, names: PipelineNames, ledger: Ledger, findings: Mapping[str, Findings]
 ) -> Iterator[dg.AssetCheckResult]:
     """The results of a run that wrote some media files' segments; none for a run that wrote none.
 
     Args:
+        instance: The Dagster instance, for what runs have told that came to no result of their own.
         names: The pipeline's names.
         ledger: What earlier runs found, and which media files there are.
         findings: What is wrong with what this run wrote, by partition key.
@@ -86,16 +88,20 @@ def segment_check_results(
     if not findings:
         return
     existing = ledger.partitions()
+    latest = {
+        name: ledger.latest_evaluation(dg.AssetCheckKey(names.segment_embeddings, name)) for name in SEGMENT_CHECKS
+    }
+    told, position = findings_told_after(instance, names, min(map(position_of, latest.values())))
+    checked = {**told, **findings}
     by_check = {
-        "vectors_sound": {key: found.vectors for key, found in findings.items()},
-        "offsets_sound": {key: found.offsets for key, found in findings.items()},
-        "options_present": {key: found.options for key, found in findings.items()},
+        "vectors_sound": {key: found.vectors for key, found in checked.items()},
+        "offsets_sound": {key: found.offsets for key, found in checked.items()},
+        "options_present": {key: found.options for key, found in checked.items()},
     }
     for name, (_, fine, severity) in SEGMENT_CHECKS.items():
-        earlier = problems_of(ledger.latest_evaluation(dg.AssetCheckKey(names.segment_embeddings, name)))
         found = {key: problem for key, problem in by_check[name].items() if problem is not None}
-        problems = still_wrong(earlier, checked=findings.keys(), found=found, existing=existing)
-        yield verdict(name, problems, checked=len(findings), fine=fine, severity=severity)
+        problems = still_wrong(problems_of(latest[name]), checked=checked.keys(), found=found, existing=existing)
+        yield verdict(name, problems, checked=len(checked), fine=fine, severity=severity, position=position)
 
 
 def build_task_checks(blueprint: Blueprint) -> dg.AssetChecksDefinition:

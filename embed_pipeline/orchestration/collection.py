@@ -22,6 +22,7 @@ from embed_pipeline.orchestration.results import Collected, EmbeddedTasks, Expir
 from embed_pipeline.orchestration.settings import EmbeddingSettings
 from embed_pipeline.orchestration.task_statuses import survey
 from embed_pipeline.orchestration.unexpected import traceback_of, unexpected
+from embed_pipeline.orchestration.told_findings import finding_metadata
 from embed_pipeline.orchestration.versions import Outcome, OutcomeState, version_tags
 
 if TYPE_CHECKING:
@@ -201,12 +202,13 @@ class Collection:
 
     def _told(self, key: str, result: Collected) -> _InTheDataset:
         task, settings = self._tasks[key], self._settings_of(key)
+        findings = judge(result.segments, settings)
         event = dg.AssetMaterialization(
             self.names.segment_embeddings,
             partition=key,
-            metadata=result.metadata(task, pictures=self.policy.pictures),
+            metadata=result.metadata(task, pictures=self.policy.pictures) | finding_metadata(findings),
             tags=version_tags(
                 task.version, settings.code_version, (self.names.embedding_tasks, task.version, task.storage_id)
             ),
         )
-        return _InTheDataset(result.written, event, judge(result.segments, settings))
+        return _InTheDataset(result.written, event, findings)

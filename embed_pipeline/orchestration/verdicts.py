@@ -15,6 +15,7 @@ from embed_pipeline.orchestration.metadata import problem_table
 PROBLEMS = "embed_pipeline/problems"
 CHECKED = "embed_pipeline/checked"
 WRONG = "embed_pipeline/media_files_with_a_problem"
+POSITION = "embed_pipeline/position"
 _CARRIED = 1000
 _TOLD = 3
 
@@ -43,6 +44,7 @@ def verdict(
     fine: str,
     severity: dg.AssetCheckSeverity,
     asset_key: dg.AssetKey | None = None,
+    position: int | None = None,
 ) -> dg.AssetCheckResult:
     """The result of a check.
 
@@ -53,6 +55,7 @@ def verdict(
         fine: What there is to say where nothing is wrong.
         severity: How bad a problem is.
         asset_key: The asset, where the check stands apart from it.
+        position: Up to which event of the asset problems were read; None where they are not read from events.
     """
     told = [f"{key}: {problem}" for key, problem in list(problems.items())[:_TOLD]]
     more = [f"... and {len(problems) - _TOLD} more in the table of problems."] if len(problems) > _TOLD else []
@@ -65,6 +68,7 @@ def verdict(
         metadata={
             CHECKED: checked,
             WRONG: len(problems),
+            **({} if position is None else {POSITION: position}),
             **({PROBLEMS: problem_table(problems, longest=_CARRIED)} if problems else {}),
         },
     )
@@ -76,3 +80,9 @@ def problems_of(evaluation: dg.AssetCheckEvaluation | None) -> dict[str, str]:
     if not isinstance(table, dg.TableMetadataValue):
         return {}
     return {str(record.data["media"]): str(record.data["problem"]) for record in table.records}
+
+
+def position_of(evaluation: dg.AssetCheckEvaluation | None) -> int:
+    """Up to which event an earlier result of a check had read problems; 0 where there is none."""
+    value = None if evaluation is None else evaluation.metadata.get(POSITION)
+    return value.value if isinstance(value, dg.IntMetadataValue) and value.value is not None else 0

@@ -197,3 +197,25 @@ def test_the_checks_of_a_run_are_in_the_event_log_and_outlive_the_next_run(
     latest = world.ledger.latest_evaluation(key)
     assert latest is not None
     assert latest.passed, "embedded anew, it is found sound"
+
+
+def test_what_a_run_found_before_it_died_is_told_by_the_next(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from embed_pipeline.orchestration import assets, collection
+
+    real = collection.judge
+    world.add("bad.wav")
+    world.discover()
+    monkeypatch.setattr(collection, "judge", lambda segments, settings: real(made_up(6, **_vectors(1, 0.0)), _VISUAL))
+    # It dies with its events told and its checks not.
+    monkeypatch.setattr(assets, "segment_check_results", lambda *_: iter(()))
+    world.collect()
+    monkeypatch.undo()
+    key = dg.AssetCheckKey(world.blueprint.names.segment_embeddings, "vectors_sound")
+    assert world.ledger.latest_evaluation(key) is None
+    world.add("good.wav")
+    world.step()
+
+    latest = world.ledger.latest_evaluation(key)
+
+    assert latest is not None
+    assert problems_of(latest).keys() == {"bad.wav"}
