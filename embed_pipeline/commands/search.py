@@ -176,9 +176,7 @@ def _embed(path: Path, blueprint: Blueprint, aside: Console) -> tuple[str, Any]:
     told = f"{path.name} is not in the dataset; embedding its {minutes:.1f} minutes to search with."
     aside.print(told, markup=False, soft_wrap=True)
     with blueprint.client.client() as client:
-        source = prepare(
-            file, "upload", library, client, fingerprint=fingerprint, digest=candidate.settings_digest
-        ).source
+        source = prepare(file, "upload", library, client, fingerprint=fingerprint, digest=candidate.settings_digest)
         task = client.v_2.tasks.create(
             **typed_request(blueprint.settings.request(file.media_type), source), media_duration_sec=info.duration_sec
         )

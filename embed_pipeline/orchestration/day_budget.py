@@ -55,12 +55,10 @@ class Fitting:
     Args:
         keys: Those that fit, in their order.
         too_long: Those that fit into no run or no day, however long one waits.
-        unmeasured: Those whose length is not known yet.
     """
 
     keys: tuple[str, ...]
     too_long: tuple[str, ...] = ()
-    unmeasured: tuple[str, ...] = ()
 
 
 def fitting(
@@ -76,10 +74,9 @@ def fitting(
     """
     most = min((limit for limit in (per_run, budget.limit) if limit is not None), default=None)
     left = budget.left
-    chosen, too_long, unmeasured = [], [], []
+    chosen, too_long = [], []
     for key in keys:
         if key not in minutes:
-            unmeasured.append(key)
             continue
         length = minutes[key] or 0.0
         if most is not None and length > most:
@@ -87,4 +84,4 @@ def fitting(
         elif left is None or length <= left:
             chosen.append(key)
             left = None if left is None else left - length
-    return Fitting(tuple(chosen), tuple(too_long), tuple(unmeasured))
+    return Fitting(tuple(chosen), tuple(too_long))

@@ -55,10 +55,6 @@ class TaskRecord:
         """The task as a data version."""
         return task_version(self.task_id)
 
-    def serves(self, fingerprint: str, settings_digest: str, platform: str) -> bool:
-        """Whether it is the task for this content under these settings on this platform."""
-        return (self.fingerprint, self.settings_digest, self.platform) == (fingerprint, settings_digest, platform)
-
     def metadata(self) -> dict[str, Any]:
         """The event's metadata; ``from_event`` reads it back."""
         values: dict[str, Any] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
@@ -16,21 +15,6 @@ if TYPE_CHECKING:
     from embed_pipeline.media import MediaFile, MediaLibrary
 
 Delivery = Literal["auto", "url", "upload", "base64", "file"]
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedSource:
-    """A media source that the platform can read.
-
-    Args:
-        source: What is sent.
-        url: Its URL without query, by which its task shows in the list; None where it is no URL.
-        filename: The unique name of the upload, by which its task shows in the list; None where it was not uploaded.
-    """
-
-    source: MediaSource
-    url: str | None = None
-    filename: str | None = None
 
 
 def delivery_for(file: MediaFile, wanted: Delivery, platform: str) -> Delivery:
@@ -84,17 +68,17 @@ def former_marker(key: str, uri: str | None, delivery: Delivery, *, fingerprint:
 
 def prepare(
     file: MediaFile, delivery: Delivery, library: MediaLibrary, client: EmbedClient, *, fingerprint: str, digest: str
-) -> PreparedSource:
+) -> MediaSource:
     """Make the file readable for the platform; an upload returns when the platform has taken it."""
     from embed_pipeline.client import MediaSource
 
     if delivery == "file":
-        return PreparedSource(MediaSource(url=file.uri), url=without_query(file.uri))
+        return MediaSource(url=file.uri)
     if delivery == "url":
         url = library.signed_url(file, expires_sec=6 * 3600)
         if url is None:
             raise ConfigurationError(f"{file.uri} has no URL that the platform can read. Set delivery to upload.")
-        return PreparedSource(MediaSource(url=url), url=without_query(url))
+        return MediaSource(url=url)
     if delivery == "upload":
         name = upload_name(file.path, fingerprint, digest)
         path = library.local_path(file)
@@ -103,11 +87,11 @@ def prepare(
                 f"{file.uri} is not on this machine, so it cannot be uploaded. Set delivery to url."
             )
         asset = client.assets.upload(path, type=file.media_type, filename=name)
-        return PreparedSource(MediaSource(asset_id=asset.id), filename=name)
+        return MediaSource(asset_id=asset.id)
     with library.open(file) as stream:
         import base64
 
-        return PreparedSource(MediaSource(base_64_string=base64.b64encode(stream.read()).decode()))
+        return MediaSource(base_64_string=base64.b64encode(stream.read()).decode())
 
 
 def typed_request(request: Mapping[str, Any], source: MediaSource) -> dict[str, Any]:

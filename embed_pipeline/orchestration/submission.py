@@ -252,7 +252,7 @@ class Submission:
 
     def _request(self, decision: Decision) -> tuple[str, bool]:
         file = self._files[decision.candidate.key]
-        prepared = prepare(
+        source = prepare(
             file,
             delivery_for(file, self.delivery, self.platform),
             self.library,
@@ -263,7 +263,7 @@ class Submission:
         self._give_way_if_ended()
         minutes = decision.candidate.minutes
         answer = self.client.v_2.tasks.create(
-            **typed_request(self.settings.request(file.media_type), prepared.source),
+            **typed_request(self.settings.request(file.media_type), source),
             media_duration_sec=None if minutes is None else minutes * 60,
         )
         return answer.id, answer.adopted

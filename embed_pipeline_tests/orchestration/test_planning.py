@@ -162,4 +162,4 @@ def test_a_file_whose_length_is_not_known_yet_waits_for_a_later_tick() -> None:
     chosen = fitting(["a", "b"], {"a": 1.0}, DayBudget(10.0), None)
 
     assert chosen.keys == ("a",)
-    assert chosen.unmeasured == ("b",)
+    assert chosen.too_long == ()
