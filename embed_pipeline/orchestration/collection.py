@@ -21,8 +21,8 @@ from embed_pipeline.orchestration.records import TaskRecord
 from embed_pipeline.orchestration.results import Collected, EmbeddedTasks, Expired, Failed, NotReady, fetch_result
 from embed_pipeline.orchestration.settings import EmbeddingSettings
 from embed_pipeline.orchestration.task_statuses import survey
-from embed_pipeline.orchestration.unexpected import traceback_of, unexpected
 from embed_pipeline.orchestration.told_findings import finding_metadata
+from embed_pipeline.orchestration.unexpected import traceback_of, unexpected
 from embed_pipeline.orchestration.versions import Outcome, OutcomeState, version_tags
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Collection:
         self._report = CollectionReport()
         self._hindrances = Hindrances()
         self._tasks: dict[str, TaskRecord] = {}
-        self._embedded = EmbeddedTasks(self.ledger)
+        self._embedded = EmbeddedTasks(self.ledger, ())
 
     def run(self, keys: Sequence[str]) -> CollectionReport:
         """Write the segments of each of these media files, waiting a bounded time for tasks that are not ready."""
@@ -118,6 +118,7 @@ class Collection:
                     f"task {task.task_id} was created on {task.platform}, and this pipeline asks {self.platform}. Set "
                     "EMBED_BASE_URL and EMBED_API_KEY back to collect it, or materialize embedding_tasks anew."
                 )
+        self._embedded = EmbeddedTasks(self.ledger, {task.version for task in self._tasks.values()})
         deadline = time.monotonic() + self.policy.collect_wait_sec
         waiting, pause = self._fetch(list(self._tasks)), _FIRST_LOOK_SEC
         while waiting and self._report.stopped is None and time.monotonic() < deadline:

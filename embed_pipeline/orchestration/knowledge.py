@@ -25,7 +25,7 @@ def gather_knowledge(
     wanted = {candidate.fingerprint for candidate in candidates}
     # A file that holds another content by now may have held this one before, and its task serves it.
     relevant = {candidate.key for candidate in candidates}.union(*ledger.holders(wanted).values())
-    latest, embedded = ledger.task_versions(), frozenset(ledger.embedded_versions().values())
+    latest = ledger.task_versions()
     records = [
         record for some in ledger.task_records([key for key in relevant if key in latest]).values() for record in some
     ]
@@ -33,7 +33,7 @@ def gather_knowledge(
     known = Known(
         records=records,
         outcomes={subject: (logged.outcome, logged.at) for subject, logged in history.items()},
-        embedded=embedded,
+        embedded=frozenset(ledger.ever_embedded({record.version for record in records})),
         platform=platform,
         root_run_id=root_run_id,
     )

@@ -19,7 +19,7 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 from embed_pipeline.orchestration.names import PipelineNames
 from embed_pipeline.orchestration.records import TaskRecord
 from embed_pipeline.orchestration.states import MediaState, state_of
-from embed_pipeline.orchestration.versions import DATA_VERSION_TAG, Outcome
+from embed_pipeline.orchestration.versions import DATA_VERSION_TAG, RETIRED, Outcome
 
 _KEYS_PER_QUERY = 500
 _EVENTS_PER_PAGE = 1000
@@ -181,34 +181,59 @@ class Ledger:
         Args:
             contents: Fingerprints.
         """
+        found = self._ever(self._names.media_files, dg.DagsterEventType.ASSET_OBSERVATION, contents)
+        if found is None:
+            # A hosted event log has no tables to ask, so every event is read: slow, but nothing is paid twice.
+            found = {}
+            for key, seen in self.sightings(self.partitions()).items():
+                for content in {sighting.version for sighting in seen}.intersection(contents):
+                    found.setdefault(content, set()).add(key)
+        return found
+
+    def ever_embedded(self, tasks: Collection[str]) -> dict[str, set[str]]:
+        """The media files whose segments were ever made by each of these tasks, and may be in the dataset still.
+
+        Args:
+            tasks: Versions of tasks.
+        """
+        latest = self.embedded_versions()
+        found = self._ever(self._names.segment_embeddings, dg.DagsterEventType.ASSET_MATERIALIZATION, tasks)
+        if found is None:
+            found = {}
+            for key, version in latest.items():
+                if version in tasks:
+                    found.setdefault(version, set()).add(key)
+        kept = {task: {key for key in keys if latest.get(key, RETIRED) != RETIRED} for task, keys in found.items()}
+        return {task: keys for task, keys in kept.items() if keys}
+
+    def _ever(
+        self, asset_key: dg.AssetKey, event_type: dg.DagsterEventType, versions: Collection[str]
+    ) -> dict[str, set[str]] | None:
+        """The partitions that ever had each of these versions; None where the event log cannot be asked."""
         from dagster._core.storage.event_log import SqlEventLogStorage
         from dagster._core.storage.event_log.schema import AssetEventTagsTable, SqlEventLogStorageTable
         from sqlalchemy import select
 
         storage = self._instance.event_log_storage
-        found: dict[str, set[str]] = {}
         if not isinstance(storage, SqlEventLogStorage):
-            # A hosted event log has no tables to ask, so every event is read: slow, but nothing is paid twice.
-            for key, seen in self.sightings(self.partitions()).items():
-                for content in {sighting.version for sighting in seen}.intersection(contents):
-                    found.setdefault(content, set()).add(key)
-            return found
+            return None
+        found: dict[str, set[str]] = {}
         tags, events = AssetEventTagsTable.c, SqlEventLogStorageTable.c
-        for some in _chunks(contents):
+        for some in _chunks(versions):
             query = (
                 select(tags.value, events.partition)
                 .join_from(AssetEventTagsTable, SqlEventLogStorageTable, events.id == tags.event_id)
                 .where(
-                    tags.asset_key == self._names.media_files.to_string(),
+                    tags.asset_key == asset_key.to_string(),
                     tags.key == DATA_VERSION_TAG,
                     tags.value.in_(some),
-                    events.dagster_event_type == dg.DagsterEventType.ASSET_OBSERVATION.value,
+                    events.dagster_event_type == event_type.value,
                 )
                 .distinct()
             )
             with storage.index_connection() as connection:
-                for content, key in connection.execute(query):
-                    found.setdefault(content, set()).add(key)
+                for version, key in connection.execute(query):
+                    found.setdefault(version, set()).add(key)
         return found
 
     def tasks_of_other_pipelines(self) -> set[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from threading import Lock
@@ -22,29 +22,29 @@ if TYPE_CHECKING:
 
 
 class EmbeddedTasks:
-    """Under which names the dataset has a task's segments; read once, when it is first asked, for all of a run.
+    """Under which names the dataset may have a task's segments; read once, when first asked, for all of a run.
 
     Args:
         ledger: What is known at that moment.
+        tasks: The versions of the run's tasks.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, tasks: Collection[str]) -> None:
         self._ledger = ledger
+        self._tasks = tasks
         self._lock = Lock()
-        self._names: dict[str, list[str]] | None = None
+        self._names: dict[str, set[str]] | None = None
 
-    def names(self, version: str) -> list[str]:
-        """The partition keys that were embedded with a task.
+    def names(self, version: str) -> Collection[str]:
+        """The partition keys that were ever embedded with a task.
 
         Args:
             version: The task's version.
         """
         with self._lock:
             if self._names is None:
-                self._names = {}
-                for key, embedded in self._ledger.embedded_versions().items():
-                    self._names.setdefault(embedded, []).append(key)
-            return self._names.get(version, [])
+                self._names = self._ledger.ever_embedded(self._tasks)
+            return self._names.get(version, ())
 
 
 @dataclass(frozen=True)
@@ -216,12 +216,12 @@ def _write(
 
 def _from_the_dataset(task: TaskRecord, dataset: EmbeddingDataset, embedded: EmbeddedTasks) -> Collected | None:
     """The same task's segments under this or another name: a renamed file costs nothing, however old its result."""
-    for key in sorted(embedded.names(task.version), key=lambda key: key != task.media):
+    for key in sorted(embedded.names(task.version), key=lambda key: (key != task.media, key)):
+        segments = dataset.read_media(key, task.settings_digest)
+        if segments is None or segments.task_id != task.task_id:
+            # Another task's segments, of another content perhaps, have taken their place since.
+            continue
         if key == task.media:
-            segments = dataset.read_media(key, task.settings_digest)
-            found = dataset.find(key, task.settings_digest)
-            if segments is None or not found or segments.task_id != task.task_id:
-                continue
             written = dataset.write(segments)
         else:
             copied = dataset.copy_media(key, task.media, task.media_uri, task.settings_digest)

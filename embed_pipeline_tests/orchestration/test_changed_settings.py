@@ -102,3 +102,33 @@ def test_a_refusal_holds_under_the_bounds_and_settings_it_was_made_under(world: 
     assert strict.discover().runs == ()
     assert strict.varied(min_duration_sec=6.0).settle() == {"a.wav": "failed"}
     assert strict.varied(min_duration_sec=1.0).settle() == {"a.wav": "embedded"}
+
+
+def test_settings_that_come_back_cost_nothing_however_old_their_results(world: World) -> None:
+    world.add("a.wav", "b.wav")
+    world.settle()
+    world.varied(settings=_OTHER).settle()
+    assert world.created() == {"a.wav": 2, "b.wav": 2}
+    world.emulator.platform.clock.advance(8 * 86400)
+    outlived = world.varied(result_lifetime_sec=0.001)
+
+    assert set(outlived.settle().values()) == {"embedded"}
+
+    assert world.created() == {"a.wav": 2, "b.wav": 2}
+    assert world.ledger.latest_tasks(["a.wav"])["a.wav"].settings_digest == world.blueprint.settings.digest("audio")
+    assert world.ledger.outcomes() == {}
+
+
+def test_segments_that_another_content_has_replaced_are_not_taken_for_those_of_a_task(world: World) -> None:
+    world.add("a.wav", first_seed=1)
+    world.settle()
+    (world.media / "a.wav").rename(world.root / "aside.wav")
+    world.add("a.wav", first_seed=2)
+    world.settle()
+    world.emulator.platform.clock.advance(8 * 86400)
+    (world.root / "aside.wav").rename(world.media / "b.wav")
+
+    assert set(world.settle().values()) == {"embedded"}
+
+    assert world.segments("b.wav").task_id != world.segments("a.wav").task_id
+    assert world.segments("b.wav").fingerprint != world.segments("a.wav").fingerprint
