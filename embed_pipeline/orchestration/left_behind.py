@@ -85,7 +85,7 @@ class LeftBehind:
         if not runs:
             return Adoption()
         self._wait_for_late_answers(runs)
-        tasks = listed_tasks(self.client, merged([run.window for run in runs]))
+        tasks = self._listed(runs)
         claimed = set(claimed) | self.ledger.tasks_of_other_pipelines()
         if not unclaimed(tasks, claimed):
             self._settle(runs, tasks, claimed, now)
@@ -99,6 +99,15 @@ class LeftBehind:
         adopted = {task_version(str(task.id)) for task in adoption.found.values()}
         self._settle(runs, tasks, claimed | adopted, now)
         return adoption
+
+    def _listed(self, runs: Sequence[UnsettledRun]) -> list[MediaEmbeddingTask]:
+        """What the platform lists of the runs' time; its filters go by its own clock."""
+        while True:
+            assumed = self.client.clock_offset_sec
+            windows = merged([run.window.by_a_clock_ahead(assumed or 0.0) for run in runs])
+            tasks = listed_tasks(self.client, windows)
+            if assumed is not None or self.client.clock_offset_sec is None:
+                return tasks
 
     def _sought(
         self, candidates: Sequence[Candidate], files: Mapping[str, MediaFile], deliveries: Mapping[str, Delivery]
@@ -145,7 +154,7 @@ class LeftBehind:
         """Look no more into the time of runs whose every task is known by now."""
         left = [task.created_at for task in unclaimed(tasks, claimed)]
         for run in runs:
-            window = run.window
+            window = run.window.by_a_clock_ahead(self.client.clock_offset_sec or 0.0)
             if run.is_past(now) and not any(
                 at is None or window.start <= at.astimezone(UTC) <= window.end for at in left
             ):

@@ -13,17 +13,23 @@ from embed_pipeline.orchestration.names import PipelineNames
 OPEN = "open"
 SETTLED = "settled"
 
-# The platform's clock is not ours, and a request may be answered long after the run that sent it died.
+# How far the platform's clock is off is known to seconds only, and a request may be answered long after the run that
+# sent it died.
 _SKEW = timedelta(minutes=2)
 _LATEST_ANSWER = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A span of time in which tasks of ours may have been created without an event."""
+    """A span of time, by our clock, in which tasks of ours may have been created without an event."""
 
     start: datetime
     end: datetime
+
+    def by_a_clock_ahead(self, seconds: float) -> Window:
+        """The same span as a clock tells it that is so many seconds ahead of ours."""
+        ahead = timedelta(seconds=seconds)
+        return Window(self.start + ahead, self.end + ahead)
 
 
 def open_submission(instance: dg.DagsterInstance, names: PipelineNames, run_id: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from embed_pipeline.client import EmbedClient
 from embed_pipeline.emulator import Emulator, EmulatorSettings
 from embed_pipeline.orchestration import left_behind, submission, submitting
 from embed_pipeline_tests.orchestration.world import World
@@ -189,3 +190,19 @@ def test_a_run_that_was_taken_for_dead_gives_way(world: World, monkeypatch: pyte
     world.faults()
     assert world.submit(names[0], names[-1]).success
     assert world.created() == dict.fromkeys(names, 1)
+
+
+@pytest.mark.parametrize("ahead_sec", [-600, 600])
+def test_the_task_is_adopted_however_wrong_the_platforms_clock_is(
+    world: World, ahead_sec: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The emulator dates its tasks by its own clock and its answers by the machine's, so its Date tells no offset.
+    monkeypatch.setattr(world.emulator.platform.clock, "_offset_ms", int(ahead_sec * 1000))
+    learnt = property(lambda client: None if client._session.clock_offset_sec is None else ahead_sec)
+    monkeypatch.setattr(EmbedClient, "clock_offset_sec", learnt)
+    world = manual(world, "one.wav")
+    die(world, "one.wav")
+
+    assert world.submit("one.wav").success
+
+    assert world.created() == {"one.wav": 1}
