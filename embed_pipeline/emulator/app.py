@@ -6,6 +6,8 @@ import logging
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.routing import Mount
 
 from embed_pipeline.emulator import routes_assets, routes_control, routes_tasks, routes_uploads
@@ -16,7 +18,6 @@ from embed_pipeline.emulator.refusal import Refusal
 
 if TYPE_CHECKING:
     from starlette.requests import Request
-    from starlette.responses import Response
 
 BASE_PATH = "/v1.3"
 _log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ def build_app(platform: Platform) -> Gate:
             routes_uploads.CHUNK_ROUTE,
             Mount("/_emulator", routes=routes_control.ROUTES),
         ],
-        exception_handlers={Refusal: _on_refusal, 404: _on_unknown, 405: _on_method},
+        exception_handlers={Refusal: _on_refusal, 404: _on_unknown, 405: _on_method, ClientDisconnect: _on_hung_up},
     )
     app.state.platform = platform
     return Gate(app, platform)
@@ -47,6 +48,11 @@ def build_app(platform: Platform) -> Gate:
 async def _on_refusal(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refusal)  # noqa: S101 - Starlette's handlers are typed for any exception
     return refused(request, error)
+
+
+async def _on_hung_up(_request: Request, _error: Exception) -> Response:
+    """A client that was killed in the middle of its request is everyday life here; nobody is left to be answered."""
+    return Response(status_code=499)
 
 
 async def _on_unknown(request: Request, _error: Exception) -> Response:

@@ -242,3 +242,15 @@ def test_an_emulator_in_a_thread_starts_stops_and_cleans_up():
     assert not folder.exists()
     with server:
         assert httpx.get(f"{server.control_url}/status").status_code == 200
+
+
+def test_a_client_that_hangs_up_in_its_request_is_no_error():
+    with process(*INSTANT) as (running, http):
+        head = "POST /v1.3/embed-v2/tasks HTTP/1.1\r\nhost: x\r\nx-api-key: k\r\ncontent-length: 999\r\n\r\n"
+        with socket.create_connection((http.base_url.host, http.base_url.port)) as connection:
+            connection.sendall(head.encode() + b'{"input_type"')
+            time.sleep(0.3)
+        assert http.get(TASKS).status_code == 200
+        running.send_signal(signal.SIGTERM)
+        running.wait(timeout=20)
+        assert "Traceback" not in running.stderr.read()
