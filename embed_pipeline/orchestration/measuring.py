@@ -49,14 +49,17 @@ def measured(
     if not found.has_video:
         file = replace(file, media_type="audio")
     digest = settings.digest(file.media_type)
-    return replace(candidate, minutes=found.duration_sec / 60, settings_digest=digest), file
+    length = found.duration_sec
+    minutes = settings.embedded_minutes(length)
+    return replace(candidate, minutes=minutes, duration_sec=length, settings_digest=digest), file
 
 
 def candidates_for(
     files: Mapping[str, MediaFile], fingerprints: Mapping[str, str], settings: EmbeddingSettings
 ) -> dict[str, Candidate]:
-    """The media files whose content is known, as candidates whose length is not known yet."""
+    """The media files whose content is known, in order, as candidates whose length is not known yet."""
     return {
-        key: Candidate(key, fingerprint, settings.digest(files[key].media_type), None)
-        for key, fingerprint in fingerprints.items()
+        key: Candidate(key, fingerprints[key], settings.digest(file.media_type), None)
+        for key, file in files.items()
+        if key in fingerprints
     }

@@ -237,9 +237,7 @@ def prospect_of(decision: Decision, known: Known, own: Collection[TaskRecord], p
         case Action.HOLD:
             return Prospect.WAITING
         case Action.REFUSE:
-            return (
-                Prospect.TOO_SHORT if (candidate.minutes or 0.0) * 60 < policy.min_duration_sec else Prospect.TOO_LONG
-            )
+            return Prospect.TOO_SHORT if (candidate.length_sec or 0.0) < policy.min_duration_sec else Prospect.TOO_LONG
         case Action.REATTACH:
             version = decision.task.version if decision.task else ""
             if version in known.outcomes and version not in known.embedded:

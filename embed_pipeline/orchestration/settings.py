@@ -131,6 +131,15 @@ class EmbeddingSettings(BaseModel, dg.Resolvable):
                 request["embedding_uncertainty"] = True
         return request
 
+    def embedded_minutes(self, duration_sec: float) -> float:
+        """The minutes that are embedded of a media file of this length: those between start_sec and end_sec.
+
+        Args:
+            duration_sec: Its length, in seconds.
+        """
+        end = duration_sec if self.end_sec is None else min(self.end_sec, duration_sec)
+        return max(end - (self.start_sec or 0.0), 0.0) / 60
+
     def spelled_out(self) -> EmbeddingSettings:
         """The same settings with the options named that are left to the model, which may have others one day."""
         return self.model_copy(

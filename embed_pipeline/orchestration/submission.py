@@ -261,10 +261,9 @@ class Submission:
             digest=decision.candidate.settings_digest,
         )
         self._give_way_if_ended()
-        minutes = decision.candidate.minutes
         answer = self.client.v_2.tasks.create(
             **typed_request(self.settings.request(file.media_type), source),
-            media_duration_sec=None if minutes is None else minutes * 60,
+            media_duration_sec=decision.candidate.length_sec,
         )
         return answer.id, answer.adopted
 

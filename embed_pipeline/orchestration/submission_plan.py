@@ -34,13 +34,22 @@ class Candidate:
         key: Its partition key.
         fingerprint: Its content.
         settings_digest: What it is to be embedded with.
-        minutes: Its length in minutes; None where it is not known.
+        minutes: Minutes of it that would be embedded; None where its length is not known.
+        duration_sec: Its whole length in seconds, where that is known and differs.
     """
 
     key: str
     fingerprint: str
     settings_digest: str
     minutes: float | None
+    duration_sec: float | None = None
+
+    @property
+    def length_sec(self) -> float | None:
+        """Its whole length in seconds; None where it is not known."""
+        if self.duration_sec is not None or self.minutes is None:
+            return self.duration_sec
+        return self.minutes * 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +193,8 @@ def _decide(
 
 
 def _within_limits(decision: Decision, policy: PipelinePolicy, budget: _Budget) -> Decision:
-    minutes = decision.candidate.minutes
-    if minutes is not None:
-        seconds = minutes * 60
+    minutes, seconds = decision.candidate.minutes, decision.candidate.length_sec
+    if minutes is not None and seconds is not None:
         if seconds < policy.min_duration_sec:
             return replace(
                 decision,
@@ -197,7 +205,9 @@ def _within_limits(decision: Decision, policy: PipelinePolicy, budget: _Budget) 
             return replace(
                 decision,
                 action=Action.REFUSE,
-                reason=f"too long: {minutes:.0f} min; the platform takes {policy.max_duration_sec / 60:g} min at most",
+                reason=(
+                    f"too long: {seconds / 60:.0f} min; the platform takes {policy.max_duration_sec / 60:g} min at most"
+                ),
             )
         if reached := budget.spend(minutes):
             return replace(decision, action=Action.HOLD, reason=reached)

@@ -165,7 +165,9 @@ class SubmissionPlanner:
             except MediaError:
                 lengths[key] = None
         for file, found in probe_all(self.library, files, self.blueprint.client.concurrency):
-            lengths[file.key] = None if isinstance(found, MediaError) else found.duration_sec / 60
+            lengths[file.key] = (
+                None if isinstance(found, MediaError) else self.blueprint.settings.embedded_minutes(found.duration_sec)
+            )
         return lengths
 
 

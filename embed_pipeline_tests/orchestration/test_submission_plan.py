@@ -9,6 +9,7 @@ import pytest
 
 from embed_pipeline.orchestration.policy import PipelinePolicy
 from embed_pipeline.orchestration.records import TaskRecord
+from embed_pipeline.orchestration.settings import EmbeddingSettings
 from embed_pipeline.orchestration.submission_plan import Action, Candidate, Decision, Known, plan_submissions
 from embed_pipeline.orchestration.versions import Outcome, OutcomeState
 
@@ -130,3 +131,12 @@ def test_a_run_that_is_executed_again_submits_anew_where_its_own_task_failed(ask
     decision = decide(own, outcomes=[outcome(OutcomeState.FAILED, own)], **{asked: True})
 
     assert decision.action is Action.SUBMIT
+
+
+def test_what_lies_outside_the_window_is_not_counted_and_the_bounds_are_about_the_whole_file() -> None:
+    settings = EmbeddingSettings(start_sec=30.0, end_sec=90.0)
+
+    assert [settings.embedded_minutes(seconds) for seconds in (600.0, 60.0, 10.0)] == [1.0, 0.5, 0.0]
+    windowed = replace(_FILE, minutes=1.0, duration_sec=600.0)
+    assert decide(candidate=windowed, max_minutes_per_run=2.0, min_duration_sec=120.0).action is Action.SUBMIT
+    assert decide(candidate=windowed, max_duration_sec=300.0).action is Action.REFUSE
