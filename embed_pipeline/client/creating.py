@@ -78,6 +78,8 @@ def create_task(
     while True:
         attempt += 1
         yield from admit(session, policy, EMBED, seconds)
+        if options and (before_attempt := options.get("before_attempt")):
+            before_attempt()
         first_attempt = first_attempt or session.now()
         try:
             reply = yield from transmit(session, outgoing)

@@ -42,12 +42,15 @@ class RequestOptions(TypedDict, total=False):
         max_retries: How often the request is sent again; 0 for never. (The official SDK counts otherwise.)
         additional_headers: Sent as well.
         additional_query_parameters: Sent as well.
+        before_attempt: For ``create``: called right before each attempt is sent, after every wait for a limit; what it
+            raises ends the call with nothing more sent. Must not block for long.
     """
 
     timeout_in_seconds: float
     max_retries: int
     additional_headers: Mapping[str, str]
     additional_query_parameters: Mapping[str, str]
+    before_attempt: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -260,10 +260,11 @@ class Submission:
             fingerprint=decision.candidate.fingerprint,
             digest=decision.candidate.settings_digest,
         )
-        self._give_way_if_ended()
         answer = self.client.v_2.tasks.create(
             **typed_request(self.settings.request(file.media_type), source),
             media_duration_sec=decision.candidate.length_sec,
+            # Asked after every wait for a limit, which may be long.
+            request_options={"before_attempt": self._give_way_if_ended},
         )
         return answer.id, answer.adopted
 

@@ -50,6 +50,21 @@ def test_a_refusal_creates_nothing_and_is_not_repeated(client, platform, video, 
     assert platform.tasks == []
 
 
+def test_the_caller_is_asked_before_each_attempt_and_can_end_it(client, platform, video):
+    asked = []
+
+    def before_attempt() -> None:
+        asked.append(len(platform.recorded))
+        if len(asked) == 3:
+            raise InterruptedError("enough")
+
+    platform.posts += [answering(429, LIMITED, {"Retry-After": "0"})] * 3
+    with pytest.raises(InterruptedError, match="enough"):
+        create(client, video(), request_options={"before_attempt": before_attempt})
+    assert asked == [0, 1, 2]
+    assert (len(platform.recorded), platform.tasks) == (2, [])
+
+
 @pytest.mark.parametrize("headers", [{}, {"Retry-After": "0"}, {"Retry-After-Ms": "20"}])
 def test_after_429_the_create_is_sent_again(client, platform, video, headers):
     platform.posts.append(answering(429, LIMITED, headers))
