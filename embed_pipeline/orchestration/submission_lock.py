@@ -55,15 +55,16 @@ def submission_lock(
     try:
         while not storage.claim_concurrency_slot(key, run_id, step_key=key).is_claimed:
             holder = _free_slots_of_ended_runs(instance, key, run_id)
+            if time.monotonic() > deadline:
+                raise SubmissionBusyError(
+                    f"{f'Run {holder}' if holder else 'Another run'} has been creating embedding tasks for over "
+                    f"{longest_wait_sec:.0f} s, and two runs may not do so at once. Run this again when it has ended; "
+                    f"if its process is gone, terminate it. (The concurrency key {key} must have the limit 1.)"
+                )
             if holder is None:
                 # What was freed is given to whoever asks next.
                 time.sleep(_ASK_AGAIN_SEC)
                 continue
-            if time.monotonic() > deadline:
-                raise SubmissionBusyError(
-                    f"Run {holder} has been creating embedding tasks for over {longest_wait_sec:.0f} s, and two runs "
-                    "may not do so at once. Run this again when it has ended; if its process is gone, terminate it."
-                )
             if not told:
                 on_wait(f"Waiting for run {holder}, which is creating embedding tasks.")
                 told = True

@@ -146,3 +146,12 @@ def test_another_pipelines_lock_is_another(instance: dg.DagsterInstance, tmp_pat
         submission_lock(instance, "two", run_of(instance), longest_wait_sec=0.0),
     ):
         pass
+
+
+def test_a_limit_that_lets_nobody_in_is_told_and_not_waited_for_for_ever(instance: dg.DagsterInstance) -> None:
+    instance.event_log_storage.set_concurrency_slots("closed", 0)
+    with (
+        pytest.raises(SubmissionBusyError, match="closed must have the limit 1"),
+        submission_lock(instance, "closed", "some-run", longest_wait_sec=0.2),
+    ):
+        pass
