@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import zlib
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, BinaryIO, TypeVar
 
 import orjson
 from starlette.requests import Request
@@ -13,10 +13,12 @@ from starlette.responses import Response, StreamingResponse
 
 from embed_pipeline.emulator.platform import Platform
 from embed_pipeline.emulator.refusal import Refusal
-from embed_pipeline.emulator.wire import error_body, nested_shape
+from embed_pipeline.emulator.wire import compressed, error_body, nested_shape
 
 T = TypeVar("T")
 _GZIP_FROM = 1024
+_BLOCK = 1 << 20
+_AT_ONCE = 4 << 20
 
 
 def platform_of(request: Request) -> Platform:
@@ -77,22 +79,41 @@ def json_response(
     headers = dict(headers or {})
     if len(content) >= _GZIP_FROM and accepts_gzip(request):
         headers["Content-Encoding"] = "gzip"
-        content = b"".join(_compressed([content]))
+        content = b"".join(compressed([content]))
     return Response(content, status, headers, "application/json")
 
 
-def streamed_json(request: Request, chunks: Iterator[bytes]) -> Response:
-    """Answer with a long JSON body piece by piece; the pieces are made in a thread."""
-    if accepts_gzip(request):
-        return StreamingResponse(
-            _compressed(chunks), headers={"Content-Encoding": "gzip"}, media_type="application/json"
-        )
-    return StreamingResponse(chunks, media_type="application/json")
+def streamed_json(blocks: Iterator[bytes]) -> Response:
+    """Answer with a JSON body as it is made; the blocks are made in a thread."""
+    return StreamingResponse(blocks, media_type="application/json")
 
 
-def _compressed(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    compressor = zlib.compressobj(1, zlib.DEFLATED, 31)
-    for chunk in chunks:
-        if piece := compressor.compress(chunk):
-            yield piece
-    yield compressor.flush()
+def file_response(
+    request: Request,
+    file: BinaryIO,
+    *,
+    around: tuple[bytes, bytes] = (b"", b""),
+    headers: dict[str, str] | None = None,
+) -> Response:
+    """Answer with a JSON body that lies in a file: at once if it is small, else a block at a time. Blocking.
+
+    Args:
+        request: The request.
+        file: The open file; it is closed once it was sent.
+        around: What stands before and after its content.
+        headers: Further headers.
+    """
+    size = os.fstat(file.fileno()).st_size
+    if size <= _AT_ONCE:
+        with file:
+            return Response(b"".join((around[0], file.read(), around[1])), 200, headers, "application/json")
+
+    async def blocks() -> AsyncIterator[bytes]:
+        with file:
+            yield around[0]
+            while block := await in_thread(request, file.read, _BLOCK):
+                yield block
+            yield around[1]
+
+    length = str(len(around[0]) + size + len(around[1]))
+    return StreamingResponse(blocks(), 200, {**(headers or {}), "Content-Length": length}, "application/json")

@@ -12,6 +12,7 @@ from typing import IO
 
 from embed_pipeline.emulator.asset_intake import AssetIntake
 from embed_pipeline.emulator.asset_store import AssetStore
+from embed_pipeline.emulator.bodies import ResultBodies
 from embed_pipeline.emulator.clock import Clock
 from embed_pipeline.emulator.compute import Compute, compute_for, reads_sources
 from embed_pipeline.emulator.database import Database
@@ -55,6 +56,8 @@ class Platform:
         self.media.mkdir(mode=0o700, exist_ok=True)
         self._database = Database(self.folder / "emulator.sqlite3")
         self.store = TaskStore(self._database)
+        room, wide = settings.sizes.bodies, settings.switches.wide_numbers
+        self.bodies = ResultBodies(self.folder / "bodies", self.store, room=room, wide=wide)
         self.assets = AssetStore(self._database, self.folder / "assets")
         self.uploads = Uploads(self._database, self.folder / "uploads")
         self.journal = Journal(self._database)
@@ -64,6 +67,7 @@ class Platform:
         self.intake = AssetIntake(self.assets, settings, self.clock, lambda: self.timing)
         # The event loop hands every call of the store to these threads: SQLite must not hold up other requests.
         self.threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="embed-store")
+        self.writers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="embed-bodies")
         self.workers = Workers(
             self.store,
             settings,
@@ -73,6 +77,7 @@ class Platform:
             self.media,
             self.asset_path,
             self.on_duration,
+            self.bodies,
         )
 
     def start(self) -> None:
@@ -86,6 +91,7 @@ class Platform:
         self.intake.stop()
         self.workers.stop()
         self.threads.shutdown()
+        self.writers.shutdown()
         self.journal.flush()
         self._database.close()
         self._lock.close()

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import hashlib
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from embed_pipeline.emulator.answers import in_thread, json_response, platform_of, read_json, streamed_json
+from embed_pipeline.emulator.answers import (
+    accepts_gzip,
+    file_response,
+    in_thread,
+    json_response,
+    platform_of,
+    read_json,
+    streamed_json,
+)
 from embed_pipeline.emulator.clock import from_rfc3339
 from embed_pipeline.emulator.faults import LIST_KINDS, TASK_KINDS, task_effects
 from embed_pipeline.emulator.identifiers import new_id
@@ -20,17 +30,15 @@ from embed_pipeline.emulator.journal import JournalEntry
 from embed_pipeline.emulator.platform import Platform
 from embed_pipeline.emulator.refusal import Refusal
 from embed_pipeline.emulator.request import AcceptedRequest
-from embed_pipeline.emulator.results import with_effects
 from embed_pipeline.emulator.sources import check_reachable, check_url
 from embed_pipeline.emulator.store import Task
 from embed_pipeline.emulator.validation import validate
 from embed_pipeline.emulator.wire import (
-    ROWS_PER_CHUNK,
     TASK_ID,
     created_body,
     list_item,
     page_info,
-    ready_chunks,
+    ready_frame,
     task_body,
     without_query,
 )
@@ -154,17 +162,26 @@ async def retrieve_task(request: Request) -> Response:
     body = task_body(task, platform.settings.switches)
     if task.status != "ready":
         return json_response(request, body)
-    result = await in_thread(request, platform.store.result, task_id)
-    if result is None:
-        raise not_found("Embedding task", task_id)
-    if result.missing:
+    # Threads of their own: a long result that is being written holds up neither creates nor polls.
+    answer = asyncio.get_running_loop().run_in_executor(platform.writers, _ready, request, platform, task, body)
+    return await answer
+
+
+def _ready(request: Request, platform: Platform, task: Task, body: dict[str, Any]) -> Response:
+    missing = platform.store.missing(task.id)
+    if missing:
         # An extension: why an option that was asked for has no rows.
-        body["metadata"]["embedding_missing"] = result.missing
-    result = with_effects(result, task.effects, task_id)
-    chunks = ready_chunks(body, result, wide=platform.settings.switches.wide_numbers)
-    if len(result.labels) <= 2 * ROWS_PER_CHUNK:
-        return json_response(request, await in_thread(request, b"".join, chunks))
-    return streamed_json(request, chunks)
+        body["metadata"]["embedding_missing"] = missing
+    frame, bodies = ready_frame(body), platform.bodies
+    try:
+        if accepts_gzip(request):
+            return file_response(request, bodies.gzipped(task, frame), headers={"Content-Encoding": "gzip"})
+        return file_response(request, bodies.rows(task), around=frame)
+    except LookupError:
+        raise not_found("Embedding task", task.id) from None
+    except OSError:
+        # Without room on the disk the body is written for this request alone.
+        return streamed_json(chain(frame[:1], bodies.fresh_rows(task), frame[1:]))
 
 
 def _look_up(platform: Platform, task_id: str) -> Task | None:

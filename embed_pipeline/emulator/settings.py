@@ -92,6 +92,8 @@ class Sizes:
         multipart_upload: The largest file of a multipart upload.
         fetched: The largest media file read from a URL, or from disk.
         chunk: The size of a chunk of a multipart upload.
+        bodies: What the JSON of finished results may take on disk, beside their vectors. It is written anew where it
+            had to make way.
     """
 
     body: int = 50 * 1024**2
@@ -100,6 +102,7 @@ class Sizes:
     multipart_upload: int = 10 * 1024**3
     fetched: int = 4 * 1024**3
     chunk: int = 5 * 1024**2
+    bodies: int = 1024**3
 
 
 @dataclass(frozen=True)

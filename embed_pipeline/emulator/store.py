@@ -316,6 +316,11 @@ class TaskStore:
             missing=json.loads(missing),
         )
 
+    def missing(self, task_id: str) -> dict[str, str]:
+        """Return the options that a task's media could not serve, and why."""
+        row = self.reader.execute("SELECT missing FROM results WHERE task_id = ?", (task_id,)).fetchone()
+        return {} if row is None else dict(json.loads(row[0]))
+
     def unfinished(self, task_id: str | None = None) -> int:
         """Return how many tasks (or whether this task) still wait for their work to be done."""
         query = "SELECT count(*) FROM tasks INDEXED BY tasks_unfinished WHERE work != 'done' AND (? IS NULL OR id = ?)"

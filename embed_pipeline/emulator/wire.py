@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -166,36 +167,54 @@ def _offsets(request: AcceptedRequest) -> dict[str, Any]:
     return offsets
 
 
-def ready_chunks(body: dict[str, Any], result: EmbeddingResult, *, wide: bool = False) -> Iterator[bytes]:
-    """Write a ready task with its vectors, piece by piece, so that a long one neither fills memory nor holds the GIL.
+def ready_frame(body: dict[str, Any]) -> tuple[bytes, bytes]:
+    """Write what stands before and after the rows of a ready task.
 
     Args:
-        body: What `task_body` returned.
-        result: The rows to put in place of its null `data`.
+        body: What `task_body` returned; `rows_json` goes in place of its null `data`.
+    """
+    return orjson.dumps({key: value for key, value in body.items() if key != "data"})[:-1] + b',"data":[', b"]}"
+
+
+def rows_json(result: EmbeddingResult, *, wide: bool = False) -> Iterator[bytes]:
+    """Write rows as JSON, piece by piece, so that a long result neither fills memory nor holds the GIL.
+
+    Args:
+        result: The rows.
         wide: Write numbers with the digits of a double.
 
     Yields:
-        The JSON text in order, about 128 rows at a time.
+        The objects in order, separated by commas and without brackets around them; about 128 rows at a time.
     """
-    head, tail = orjson.dumps({key: value for key, value in body.items() if key != "data"})[:-1], b"]}"
-    yield head + b',"data":['
-    vectors = result.vectors.astype("float64") if wide else result.vectors
+    starts, ends = result.start_sec.tolist(), result.end_sec.tolist()
     for first in range(0, len(result.labels), ROWS_PER_CHUNK):
-        rows = []
-        for index in range(first, min(first + ROWS_PER_CHUNK, len(result.labels))):
-            option, scope = result.labels[index]
-            row: dict[str, Any] = {
-                "embedding": vectors[index],
+        last = min(first + ROWS_PER_CHUNK, len(result.labels))
+        vectors = result.vectors[first:last].astype("float64") if wide else result.vectors[first:last]
+        rows: list[dict[str, Any]] = [
+            {
+                "embedding": vector,
                 "embedding_option": option,
                 "embedding_scope": scope,
-                "start_sec": float(result.start_sec[index]),
-                "end_sec": float(result.end_sec[index]),
+                "start_sec": start,
+                "end_sec": end,
             }
-            if result.uncertainty is not None:
-                row["embedding_uncertainty"] = result.uncertainty[index]
-            rows.append(row)
+            for vector, (option, scope), start, end in zip(
+                vectors, result.labels[first:last], starts[first:last], ends[first:last], strict=True
+            )
+        ]
+        if result.uncertainty is not None:
+            for row, uncertainty in zip(rows, result.uncertainty[first:last], strict=True):
+                row["embedding_uncertainty"] = uncertainty
         yield (b"," if first else b"") + orjson.dumps(rows, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
-    yield tail
+
+
+def compressed(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Compress a body with gzip, piece by piece."""
+    compressor = zlib.compressobj(1, zlib.DEFLATED, 31)
+    for block in blocks:
+        if piece := compressor.compress(block):
+            yield piece
+    yield compressor.flush()
 
 
 def page_info(page: int, limit: int, total: int) -> dict[str, int]:

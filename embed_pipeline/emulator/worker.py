@@ -6,10 +6,12 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from embed_pipeline.emulator.bodies import ResultBodies
 from embed_pipeline.emulator.clock import Clock
 from embed_pipeline.emulator.compute import Compute, reads_sources
 from embed_pipeline.emulator.refusal import Refusal
@@ -19,6 +21,7 @@ from embed_pipeline.emulator.sources import SourceError, below_root, fetch, size
 from embed_pipeline.emulator.store import Task, TaskStore
 
 _log = logging.getLogger(__name__)
+_AHEAD_PAUSE = 3.0
 _FAILED = "The embedding task failed. Please try again later."
 
 
@@ -51,6 +54,7 @@ class Workers:
         media: The folder of media that came inside requests or were downloaded.
         asset_path: Where the file of an uploaded asset lies, or None if it is not ready.
         on_duration: Told the seconds of every media file that was embedded; the rate limits count them.
+        bodies: Where results are written ahead while no task waits.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class Workers:
         media: Path,
         asset_path: Callable[[str], Path | None],
         on_duration: Callable[[Task, float], None],
+        bodies: ResultBodies,
     ) -> None:
         self._store = store
         self._settings = settings
@@ -72,7 +77,9 @@ class Workers:
         self._media = media
         self._asset_path = asset_path
         self._on_duration = on_duration
+        self._bodies = bodies
         self._wake = threading.Condition()
+        self._ahead = threading.Lock()
         self._news = 0
         self._stopping = False
         count = settings.workers or max(1, os.cpu_count() or 1)
@@ -114,14 +121,26 @@ class Workers:
                 if task is not None:
                     self._work(task)
                     continue
+                took = self._write_ahead()
             except sqlite3.Error:
                 if self._stopping:
                     return
                 _log.exception("A worker could not use the task store; it goes on in a second.")
-                seen = -1
+                seen, took = -1, 0.0
             with self._wake:
                 if not self._stopping and (self._news == seen or seen < 0):
-                    self._wake.wait(timeout=1.0)
+                    self._wake.wait(timeout=_AHEAD_PAUSE * took or 1.0)
+
+    def _write_ahead(self) -> float:
+        """Write one result before it is asked for; returns the seconds it took, or 0 if there was nothing to do."""
+        # One thread at a time, and with pauses: requests come first.
+        if not self._ahead.acquire(blocking=False):
+            return 0.0
+        try:
+            begin = time.perf_counter()
+            return time.perf_counter() - begin if self._bodies.write_ahead() else 0.0
+        finally:
+            self._ahead.release()
 
     def _work(self, task: Task) -> None:
         timing = self._timing()
@@ -143,6 +162,7 @@ class Workers:
             self._on_duration(task, result.duration_sec)
             release_at = release_time(task, result.duration_sec, timing)
             self._store.finish(task.id, result, release_at=release_at, now=self._clock.now())
+            self._bodies.remember(task)
         if task.request.source_kind == "base64":
             with suppress(OSError):
                 (self._media / task.id).unlink()
