@@ -28,7 +28,7 @@ def to_table(segments: MediaSegments, layout: Layout = "fixed") -> pa.Table:
         layout: How vectors are typed.
 
     Returns:
-        A table of the dataset's schema.
+        A table of the dataset's schema; a nullable column of which the segments hold nothing is left out.
     """
     import numpy as np
     import pyarrow as pa
@@ -55,21 +55,21 @@ def to_table(segments: MediaSegments, layout: Layout = "fixed") -> pa.Table:
         "task_id": segments.task_id,
         "created_at": segments.created_at,
     }
-    uncertainty = segments.embedding_uncertainty
-    schema = segment_schema(segments.dimension, layout)
-    columns = []
-    for field in schema:
-        if field.name == "embedding":
-            columns.append(_vectors(segments.embedding[order], field.type))
-        elif field.name == "embedding_uncertainty" and uncertainty is not None:
-            columns.append(_vectors(uncertainty[order], field.type))
-        elif field.name in constants:
-            columns.append(pa.repeat(pa.scalar(constants[field.name], field.type), rows))
+    vectors = {"embedding": segments.embedding, "embedding_uncertainty": segments.embedding_uncertainty}
+    fields, columns = [], []
+    for field in segment_schema(segments.dimension, layout):
+        if field.name in constants:
+            column = pa.repeat(pa.scalar(constants[field.name], field.type), rows)
         elif field.name in values:
-            columns.append(pa.array(values[field.name], field.type))
+            column = pa.array(values[field.name], field.type)
+        elif (vector := vectors.get(field.name)) is not None:
+            column = _vectors(vector[order], field.type)
         else:
-            columns.append(pa.nulls(rows, field.type))
-    return pa.table(columns, schema=schema.with_metadata(facts_of(segments).to_metadata()))
+            # Several readers cannot take a column of fixed-size lists that holds nulls; none misses one that is absent.
+            continue
+        fields.append(field)
+        columns.append(column)
+    return pa.table(columns, schema=pa.schema(fields, facts_of(segments).to_metadata()))
 
 
 def facts_of(segments: MediaSegments) -> FileFacts:

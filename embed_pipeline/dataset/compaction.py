@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING
 from embed_pipeline.dataset import codec, paths
 from embed_pipeline.dataset import snapshot as snapshots
 from embed_pipeline.dataset.reading import SegmentFilter, ahead, current_files
-from embed_pipeline.dataset.schema import FileFacts, conform, segment_schema
+from embed_pipeline.dataset.schema import FileFacts, segment_schema
 from embed_pipeline.dataset.snapshot import DATA, Snapshot, SnapshotFile, Source
 from embed_pipeline.errors import DatasetError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
+    from pathlib import Path
 
     import pyarrow as pa
 
+    from embed_pipeline.dataset.encoding import ParquetEncoding
     from embed_pipeline.dataset.store import EmbeddingDataset
 
 TARGET_BYTES = 256 * 2**20
@@ -232,22 +234,26 @@ def _live_sources(
 def _write_output(
     dataset: EmbeddingDataset, path: str, output: Sequence[Source]
 ) -> tuple[SnapshotFile | None, list[Source]]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     storage, encoding = dataset.storage, dataset.encoding
     model, _, dimension = output[0].space.rpartition("-")
     facts = FileFacts(model=model, dimension=int(dimension), space=output[0].space, settings={})
     schema = segment_schema(facts.dimension, encoding.layout)
-    order = pq.SortingColumn.from_ordering(schema, [("media", "ascending"), ("settings_digest", "ascending")])
     held: list[Source] = []
-    rows = 0
+    absent = {field.name for field in schema if field.nullable}
     with storage.publishing(path) as temporary:
-        with pq.ParquetWriter(
-            temporary, schema.with_metadata(facts.to_metadata()), sorting_columns=order, **encoding.writer_options()
-        ) as writer:
-            for group in _row_groups(_tables(dataset, output, held), encoding.row_group_rows):
-                rows += len(group)
-                writer.write_table(conform(group, facts.dimension, encoding.layout), len(group))
+        # A column of which no row has a value is left out; that none has is only known at the end.
+        while True:
+            held.clear()
+            groups = _row_groups(_tables(dataset, output, held), encoding.row_group_rows)
+            present = pa.schema([field for field in schema if field.name not in absent], facts.to_metadata())
+            needed = _write_rows(temporary, present, groups, encoding)
+            if not needed:
+                break
+            absent -= needed
+        rows = pq.read_metadata(temporary).num_rows
         size = temporary.stat().st_size
         with temporary.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -260,6 +266,20 @@ def _write_output(
         path, facts.space, rows, len(held), size, sha256, first_media=held[0].media, last_media=held[-1].media
     )
     return written, kept
+
+
+def _write_rows(target: Path, schema: pa.Schema, groups: Iterable[pa.Table], encoding: ParquetEncoding) -> set[str]:
+    """Writes row groups; stops where a column that `schema` lacks has values, and returns its name."""
+    import pyarrow.parquet as pq
+
+    order = pq.SortingColumn.from_ordering(schema, [("media", "ascending"), ("settings_digest", "ascending")])
+    with pq.ParquetWriter(target, schema, sorting_columns=order, **encoding.writer_options()) as writer:
+        for group in groups:
+            filled = {name for name in group.column_names if group.column(name).null_count < len(group)}
+            if needed := filled.difference(schema.names):
+                return needed
+            writer.write_table(group.select(schema.names).cast(schema), len(group))
+    return set()
 
 
 def _tables(dataset: EmbeddingDataset, output: Sequence[Source], held: list[Source]) -> Iterator[pa.Table]:

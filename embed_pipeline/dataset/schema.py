@@ -1,7 +1,8 @@
 """The contract: which columns a row of the dataset has, what each means, and how older files are brought up to it.
 
 The schema is versioned by one integer. A later version only ever adds nullable columns, so that a reader of any version
-can read files of any other: columns that a file lacks are null, columns that a reader does not know are left out.
+can read files of any other: columns that a file lacks are null, columns that a reader does not know are left out. A
+nullable column of which a file would hold no value is not written.
 """
 
 from __future__ import annotations
@@ -177,21 +178,19 @@ class FileFacts:
             ) from None
 
 
-def conform(table: pa.Table, dimension: int, layout: Layout = "fixed") -> pa.Table:
-    """Brings a table that was read, whatever its version and layout, to the present schema.
+def conform(table: pa.Table, dimension: int) -> pa.Table:
+    """Brings a table that was read, whatever its version and layout, to the present schema with fixed-size vectors.
 
     Args:
         table: Rows with all or some of the columns.
         dimension: The number of components of a vector.
-        layout: The layout that is wanted.
 
     Returns:
-        The columns that `table` has, plus every nullable column that its version did not have yet, in the order of
-        the contract.
+        The columns that `table` has, plus every nullable column that it lacks, in the order of the contract.
     """
     import pyarrow as pa
 
-    schema = segment_schema(dimension, layout)
+    schema = segment_schema(dimension)
     present = set(table.column_names)
     fields = [field for field in schema if field.name in present or field.nullable]
     columns = [

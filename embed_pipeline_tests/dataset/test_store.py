@@ -49,6 +49,18 @@ def test_uncertainty_is_read_back_where_there_is_one(dataset):
     assert_same(dataset.read_media(segments.media, DIGEST), segments)
 
 
+@pytest.mark.parametrize("encoding", [ParquetEncoding(), ParquetEncoding(layout="list", byte_stream_split=True)])
+def test_uncertainty_takes_no_column_where_it_was_not_asked_for(tmp_path, encoding):
+    """Readers that cannot take nulls among fixed-size lists never meet any."""
+    dataset = EmbeddingDataset(str(tmp_path), encoding=encoding)
+    written = dataset.write(make_segments())
+    [compacted] = dataset.compact().files
+    for path in (written.path, compacted.path):
+        assert pq.read_schema(tmp_path / path).names == [
+            name for name in column_descriptions() if name != "embedding_uncertainty"
+        ]
+
+
 def test_the_list_layout_is_read_back_the_same(dataset):
     listed = dataclasses.replace(dataset, encoding=ParquetEncoding(layout="list", byte_stream_split=True))
     segments = make_segments()
@@ -114,7 +126,9 @@ def test_the_keys_that_are_present_are_listed_even_those_too_long_for_a_name(dat
 
 
 def test_the_file_has_the_schema_of_the_contract_and_tells_what_it_holds(tmp_path):
-    written = EmbeddingDataset(str(tmp_path)).write(make_segments())
+    segments = make_segments()
+    segments = dataclasses.replace(segments, embedding_uncertainty=np.abs(segments.embedding))
+    written = EmbeddingDataset(str(tmp_path)).write(segments)
     schema = pq.read_schema(written.uri)
     assert schema.remove_metadata().equals(segment_schema(8).remove_metadata())
     assert {field.name: field.metadata[b"description"].decode() for field in schema} == column_descriptions()
