@@ -84,7 +84,7 @@ def write(
             cover_stream = out.add_stream("mjpeg", rate=1)
             cover_stream.height, cover_stream.width = cover.shape[:2]
             cover_stream.pix_fmt = "yuvj420p"
-            cover_stream.disposition = av.stream.Disposition.attached_pic
+            cover_stream.disposition = av.stream.Disposition.attached_pic.value
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(cover), format="rgb24")
             out.mux(cover_stream.encode(frame))
         lines = []

@@ -142,7 +142,7 @@ def test_the_cover_of_a_song_is_no_video(tmp_path):
         copied = target.add_stream_from_template(source.streams.audio[0])
         cover = target.add_stream("mjpeg", rate=1)
         cover.width, cover.height, cover.pix_fmt = 64, 64, "yuvj420p"
-        cover.disposition = av.stream.Disposition.attached_pic
+        cover.disposition = av.stream.Disposition.attached_pic.value
         picture = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 90, np.uint8), format="rgb24")
         target.mux(cover.encode(picture.reformat(format="yuvj420p")))
         target.mux(cover.encode(None))

@@ -111,9 +111,11 @@ class MediaStream:
         wanted = set(request.options)
         # A damaged header can name a codec that nobody has: such a stream cannot be read.
         known = [stream for stream in container.streams if stream.codec_context is not None]
-        # 0x400 is AV_DISPOSITION_ATTACHED_PIC: the cover of an album, not a film.
+        # The cover of an album is not a film.
         films = [
-            stream for stream in container.streams.video if stream in known and not int(stream.disposition) & 0x400
+            stream
+            for stream in container.streams.video
+            if stream in known and not stream.disposition & av.stream.Disposition.attached_pic
         ]
         sounds = [stream for stream in container.streams.audio if stream in known]
         subtitles = [stream for stream in container.streams.subtitles if stream in known]
