@@ -14,6 +14,7 @@ from embed_pipeline.emulator.probe import (
     UNREADABLE,
     MediaHeader,
     UnreadableMediaError,
+    read_document_header,
     read_header,
     read_header_isolated,
 )
@@ -80,16 +81,19 @@ class AssetIntake:
                 release_at=release_at,
                 size=size,
                 duration=header.duration_sec,
-                kind="video" if header.video_codec else "audio",
+                kind=header.kind,
                 technical=_technical(header, size, asset.file_type),
             )
 
     def _header(self, asset_id: str) -> MediaHeader:
         settings, path = self._settings, self._store.path(asset_id)
+        asset = self._store.get(asset_id)
+        kind = "video" if asset is None else asset.kind
         if not reads_sources(settings):
-            asset = self._store.get(asset_id)
-            codec = "none" if asset is not None and asset.kind == "video" else None
-            return MediaHeader(settings.instant_duration_sec or 0.0, "", video_codec=codec)
+            duration = settings.instant_duration_sec if kind in ("audio", "video") else None
+            return MediaHeader(duration, "", video_codec="none" if kind == "video" else None, kind=kind)
+        if kind == "document":
+            return read_document_header(path)
         return read_header(path) if settings.engine == "instant" else read_header_isolated(path)
 
 
@@ -99,16 +103,19 @@ def _technical(header: MediaHeader, size: int, file_type: str) -> dict[str, obje
     parts: dict[str, object] = {
         "file_size_bytes": size,
         "file_mime_type": file_type,
-        "file_container_format": header.container,
+        "file_container_format": header.container if header.duration_sec is not None else None,
         "video_codec": header.video_codec,
-        "video_width": header.width,
-        "video_height": header.height,
+        "video_width": header.width if video else None,
+        "video_height": header.height if video else None,
+        "image_width": header.width if header.kind == "image" else None,
+        "image_height": header.height if header.kind == "image" else None,
+        "image_format": header.container if header.kind == "image" else None,
         "video_fps": header.frame_rate,
         "video_duration_seconds": header.duration_sec if video else None,
         "audio_codec": header.audio_codec,
         "audio_sample_rate": header.sample_rate,
         "audio_channels": header.channels,
         "audio_duration_seconds": header.duration_sec if audio else None,
-        "has_audio": audio,
+        "has_audio": audio if header.duration_sec is not None else None,
     }
     return {name: value for name, value in parts.items() if value is not None}

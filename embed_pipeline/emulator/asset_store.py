@@ -46,7 +46,7 @@ class Asset:
         method: `direct`, `url` or `multipart`.
         filename: As it was uploaded.
         file_type: MIME type.
-        kind: `audio` or `video`; guessed from the name until the file was read.
+        kind: `audio`, `video`, `image` or `document`; guessed from the name until the file was read.
         user_metadata: JSON text, or None.
         url: Where it is to be fetched from, with method `url`.
         outcome: `ready` or `failed` once the file was read.
@@ -97,7 +97,9 @@ class Asset:
         if self.user_metadata is not None:
             body["user_metadata"] = json.loads(self.user_metadata)
         if detail and status == "ready":
-            body |= {"size": self.size, "duration": self.duration}
+            body["size"] = self.size
+            if self.duration is not None:
+                body["duration"] = self.duration
             body["technical_metadata"] = json.loads(self.technical or "{}")
         if detail and status == "failed":
             body["error"] = {"message": self.error}
@@ -143,7 +145,7 @@ class AssetStore:
             method: `direct`, `url` or `multipart`.
             filename: Its file name.
             file_type: MIME type.
-            kind: `audio` or `video`.
+            kind: `audio`, `video`, `image` or `document`.
             user_metadata: JSON text.
             url: Where it is to be fetched from.
             arrived: Whether its file is complete.
@@ -218,7 +220,7 @@ class AssetStore:
             error: Why it failed. None if it did not.
             size: Bytes.
             duration: Seconds.
-            kind: `audio` or `video`.
+            kind: `audio`, `video`, `image` or `document`.
             technical: What its header says.
         """
         with self._database.write() as connection:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from embed_pipeline.emulator.instant import content_digest, embed_instant, header_duration
-from embed_pipeline.emulator.request import AcceptedRequest
-from embed_pipeline.emulator.results import EmbeddingResult
+from embed_pipeline.emulator.request import AcceptedRequest, Division, Segmentation
+from embed_pipeline.emulator.results import Amount, EmbeddingResult
 from embed_pipeline.emulator.settings import EmulatorSettings
 from embed_pipeline.emulator.sources import SourceError
+from embed_pipeline.emulator.tokens import CHARACTERS_PER_TOKEN
 from embed_pipeline.emulator.wire import without_query
 from embed_pipeline.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from embed_pipeline.emulator.engine import Dynamic, Fixed, Place
 
 Compute = Callable[[Path | None, AcceptedRequest], EmbeddingResult]
 """Embeds the file at a path. Blocking. The path is None where `reads_sources` says that no file is needed."""
@@ -53,7 +58,7 @@ def compute_for(settings: EmulatorSettings) -> Compute:
             content = content_digest(path)
         duration = settings.instant_duration_sec
         if duration is None:
-            duration = 0.0 if path is None else header_duration(path)
+            duration = header_duration(path) if path is not None and request.timed else 0.0
         return embed_instant(content, duration, request)
 
     return instant
@@ -65,33 +70,62 @@ def _isolated(settings: EmulatorSettings) -> Compute:
 
         if path is None:
             raise SourceError
-        cut = request.segmentation
+        division = request.division or Division()
+        sentences = None
+        if division.max_sentences is not None:
+            sentences = engine.Sentences(division.max_sentences, division.overlap_sentences)
         asked = engine.EmbedRequest(
             media_type=request.input_type,
             options=request.options,
-            scopes=request.result_scopes,
+            scopes=request.result_scopes if request.timed else request.scopes,
             embedding_types=request.types,
             start_sec=request.start_sec,
             end_sec=request.end_sec,
-            segmentation=engine.Fixed(cut.seconds) if cut.strategy == "fixed" else engine.Dynamic(cut.seconds),
+            segmentation=_cut(request.segmentation),
             dimension=request.dimension,
             model_name=request.model_name,
             uncertainty=request.uncertainty,
+            quadrants=division.quadrants,
+            sentences=sentences,
         )
-        limits = engine.EngineLimits(duration_sec=settings.max_duration_sec)
+        limits = engine.EngineLimits(
+            duration_sec=settings.max_duration_sec, characters=settings.context_tokens * CHARACTERS_PER_TOKEN
+        )
         try:
             result = engine.embed_isolated(path, asked, engine=settings.engine, limits=limits)
         except engine.MediaFailure as failure:
             raise SourceError(failure.message) from failure
         return EmbeddingResult(
             engine=result.engine,
-            duration_sec=result.duration_sec,
+            duration_sec=result.duration_sec if request.timed else None,
             labels=tuple(zip(result.options, result.scopes, strict=True)),
             start_sec=result.start_sec,
             end_sec=result.end_sec,
             vectors=result.vectors,
             uncertainty=result.uncertainty,
             missing=dict(result.missing),
+            places=tuple(_place(place) for place in result.places),
+            amount=Amount(result.pictures, result.characters, result.truncated),
         )
 
     return isolated
+
+
+def _cut(segmentation: Segmentation | None) -> Fixed | Dynamic:
+    from embed_pipeline.emulator import engine
+
+    if segmentation is None:  # what has no length is not cut
+        return engine.Dynamic(2.0)
+    return (engine.Fixed if segmentation.strategy == "fixed" else engine.Dynamic)(segmentation.seconds)
+
+
+def _place(place: Place) -> dict[str, int | str]:
+    """Write where a row belongs as the platform names it; what does not apply is left out."""
+    fields: dict[str, int | str] = {}
+    if place.page is not None:
+        fields |= {"start_page_number": place.page, "end_page_number": place.page}
+    if place.quadrant is not None:
+        fields["quadrant"] = place.quadrant
+    if place.chunk is not None:
+        fields["chunk_index"] = place.chunk
+    return fields

@@ -41,6 +41,13 @@ class Database:
         with self._writing:
             self._writer.executescript(schema)
 
+    def add_column(self, table: str, column: str) -> None:
+        """Add a column (its name and type) to a table that an older version of the emulator made without it."""
+        with self._writing:
+            names = [row[1] for row in self._writer.execute(f"PRAGMA table_info({table})")]
+            if column.partition(" ")[0] not in names:
+                self._writer.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
+
     @property
     def reader(self) -> sqlite3.Connection:
         """This thread's connection for reading, which a long write does not hold up."""

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from embed_pipeline.emulator.engine.documents import QUADRANTS
 from embed_pipeline.emulator.probe import UnreadableMediaError, read_header
-from embed_pipeline.emulator.request import AcceptedRequest
-from embed_pipeline.emulator.results import EmbeddingResult
+from embed_pipeline.emulator.request import AcceptedRequest, Division, Segmentation
+from embed_pipeline.emulator.results import Amount, EmbeddingResult
 from embed_pipeline.emulator.sources import SourceError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 ENGINE = "instant-1"
 _FULL_DIMENSION = 512
 _EDGE = 1 << 16
+_SENTENCE = 80
 _UNPROCESSABLE = "We could not process your media for embedding. Please verify the input file and try again."
 
 
@@ -45,9 +47,12 @@ def header_duration(path: Path) -> float:
         SourceError: If it is no media file, or does not say.
     """
     try:
-        return read_header(path).duration_sec
+        duration = read_header(path).duration_sec
     except UnreadableMediaError:
-        raise SourceError(_UNPROCESSABLE) from None
+        duration = None
+    if duration is None:
+        raise SourceError(_UNPROCESSABLE)
+    return duration
 
 
 def embed_instant(content: bytes, duration_sec: float, request: AcceptedRequest) -> EmbeddingResult:
@@ -64,14 +69,17 @@ def embed_instant(content: bytes, duration_sec: float, request: AcceptedRequest)
     Raises:
         SourceError: If the window begins after the end of the media.
     """
+    if not request.timed:
+        return _embed_still(content, request)
     start = request.start_sec or 0.0
     end = duration_sec if request.end_sec is None else min(request.end_sec, duration_sec)
     if end <= start:
         raise SourceError("The embedding request was invalid.")
-    step = float(request.segmentation.seconds)
+    cut = request.segmentation or Segmentation("dynamic", 2)
+    step = float(cut.seconds)
     edges = np.append(np.arange(start, end, step), end)
     # A dynamic segment is never shorter than asked for: the rest belongs to the one before.
-    shortest = step if request.segmentation.strategy == "dynamic" else 1e-6
+    shortest = step if cut.strategy == "dynamic" else 1e-6
     if edges.size > 2 and edges[-1] - edges[-2] < shortest:
         edges = np.delete(edges, -2)
     kinds = list(request.options) if "separate_embedding" in request.types else []
@@ -89,18 +97,56 @@ def embed_instant(content: bytes, duration_sec: float, request: AcceptedRequest)
             starts.append(first)
             ends.append(last)
             vectors.append(_hashed_vectors(content, f"{kind}/{scope}", first, last)[:, : request.dimension])
-    matrix = np.concatenate(vectors)
-    matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
+    matrix = _unit(np.concatenate(vectors))
     return EmbeddingResult(
         engine=ENGINE,
         duration_sec=duration_sec,
         labels=tuple(labels),
         start_sec=np.concatenate(starts),
         end_sec=np.concatenate(ends),
-        vectors=np.ascontiguousarray(matrix, dtype=np.float32),
+        vectors=matrix,
         uncertainty=np.full_like(matrix, 0.5, dtype=np.float32) if request.uncertainty else None,
         missing={},
     )
+
+
+def _embed_still(content: bytes, request: AcceptedRequest) -> EmbeddingResult:
+    """Make the rows of an image or a document: every PDF has one page here, every text one chunk of a sentence."""
+    rows: list[tuple[str, str, dict[str, int | str]]] = []
+    division = request.division or Division()
+    for option in request.options:
+        for scope in request.scopes:
+            if scope == "asset":
+                rows.append((option, "asset", {}))
+            elif option == "text":
+                rows.append((option, "chunk", {"chunk_index": 0}))
+            else:
+                page: dict[str, int | str] = {"start_page_number": 1, "end_page_number": 1}
+                rows.append((option, "page", page))
+                rows += [(option, "page", page | {"quadrant": name}) for name in QUADRANTS if division.quadrants]
+    zero = np.zeros(1)
+    matrix = _unit(
+        np.concatenate(
+            [_hashed_vectors(content, f"{option}/{scope}/{place}", zero, zero) for option, scope, place in rows]
+        )[:, : request.dimension]
+    )
+    seen, read = (sum(option == name for option, _, _ in rows) for name in ("visual", "text"))
+    return EmbeddingResult(
+        engine=ENGINE,
+        duration_sec=None,
+        labels=tuple((option, scope) for option, scope, _ in rows),
+        start_sec=np.full(len(rows), np.nan),
+        end_sec=np.full(len(rows), np.nan),
+        vectors=matrix,
+        uncertainty=np.full_like(matrix, 0.5) if request.uncertainty else None,
+        missing={},
+        places=tuple(place for _, _, place in rows) if request.input_type == "document" else (),
+        amount=Amount(pictures=seen, characters=_SENTENCE * read),
+    )
+
+
+def _unit(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.ascontiguousarray(matrix / np.linalg.norm(matrix, axis=1, keepdims=True), dtype=np.float32)
 
 
 def _hashed_vectors(

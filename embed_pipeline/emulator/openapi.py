@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from embed_pipeline.emulator.validation import DIMENSIONS, MODELS, OPTIONS
+from embed_pipeline.emulator.rules import DIMENSIONS
+from embed_pipeline.emulator.validation import MODELS, OPTIONS
 
 Schema = dict[str, Any]
 _ID = {"type": "string", "pattern": "^[0-9a-f]{24}$"}
@@ -153,7 +154,7 @@ def _schemas() -> Schema:
         "CreateUpload": _object(
             {
                 "filename": {"type": "string", "minLength": 1, "maxLength": 255},
-                "type": {"type": "string", "enum": ["video", "audio"]},
+                "type": {"type": "string", "enum": ["video", "audio", "image"]},
                 "total_size": {"type": "integer", "minimum": 1},
                 "enable_hls": {"type": "boolean"},
                 "enable_thumbnail": {"type": "boolean"},

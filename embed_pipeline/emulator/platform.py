@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from embed_pipeline.emulator.asset_intake import AssetIntake
 from embed_pipeline.emulator.asset_store import AssetStore
@@ -22,11 +22,12 @@ from embed_pipeline.emulator.limits import RateLimiter, limits_of
 from embed_pipeline.emulator.probe import UnreadableMediaError, read_header_isolated
 from embed_pipeline.emulator.refusal import Refusal
 from embed_pipeline.emulator.request import AcceptedRequest
+from embed_pipeline.emulator.results import EmbeddingResult
 from embed_pipeline.emulator.settings import EmulatorSettings
 from embed_pipeline.emulator.sources import below_root
 from embed_pipeline.emulator.store import Task, TaskStore
 from embed_pipeline.emulator.uploads import Uploads
-from embed_pipeline.emulator.worker import Workers
+from embed_pipeline.emulator.worker import Workers, embedded_seconds
 from embed_pipeline.errors import ConfigurationError
 
 
@@ -76,7 +77,7 @@ class Platform:
             lambda: self.timing,
             self.media,
             self.asset_path,
-            self.on_duration,
+            self.on_done,
             self.bodies,
         )
 
@@ -118,10 +119,10 @@ class Platform:
             raise Refusal(f"{field}: asset {asset_id} is {status}; it must be ready.", field, status)
         return asset.filename
 
-    def on_duration(self, task: Task, seconds: float) -> None:
+    def on_done(self, task: Task, result: EmbeddingResult, usage: dict[str, Any] | None) -> None:  # noqa: ARG002
         """Count the media of a finished task against the limits, unless it was counted at creation."""
-        if not task.effects.get("counted"):
-            self.limiter.media(embedded_seconds(task.request, seconds), self.clock.now())
+        if result.duration_sec is not None and not task.effects.get("counted"):
+            self.limiter.media(embedded_seconds(task.request, result.duration_sec), self.clock.now())
 
     def count_media(self, request: AcceptedRequest) -> bool:
         """Count a new task's media against the limits, where its length can be told before it is fetched.
@@ -129,7 +130,7 @@ class Platform:
         Returns:
             Whether it was counted; otherwise it is when the task is done.
         """
-        if not self.limiter.counts_media:
+        if not self.limiter.counts_media or not request.timed:
             return False
         seconds = self._known_duration(request)
         if seconds is not None:
@@ -148,12 +149,6 @@ class Platform:
             except (Refusal, UnreadableMediaError):
                 return None
         return None
-
-
-def embedded_seconds(request: AcceptedRequest, duration_sec: float) -> float:
-    """Return how many seconds of a file of a given length a request has embedded."""
-    end = duration_sec if request.end_sec is None else min(request.end_sec, duration_sec)
-    return max(0.0, end - (request.start_sec or 0.0))
 
 
 def _lock(folder: Path) -> IO[str]:

@@ -8,12 +8,19 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from embed_pipeline.emulator.engine.passages import is_text
+from embed_pipeline.emulator.engine.picture_file import image_format
+from embed_pipeline.emulator.engine.request import EngineLimits
+from embed_pipeline.emulator.still_rules import kind_by_content
+
 _PROBE_SEC = 30.0
-UNREADABLE = "The file could not be read as audio or video."
+_PIXELS = EngineLimits().image_pixels
+_HEAD = 1 << 16
+UNREADABLE = "The file could not be read as audio, video, an image or a document."
 
 
 class UnreadableMediaError(Exception):
-    """A file is not audio or video, or its header does not say how long it is."""
+    """A file is not media, or its header does not say how long it is."""
 
     def __init__(self) -> None:
         super().__init__(UNREADABLE)
@@ -24,8 +31,8 @@ class MediaHeader:
     """The header of a media file.
 
     Attributes:
-        duration_sec: Length in seconds.
-        container: The container's format names, separated by commas.
+        duration_sec: Length in seconds; None for an image or a document.
+        container: The container's format names, separated by commas; the format of an image or a document.
         video_codec: The codec of the first video stream, or None if there is none; likewise the following.
         width: Pixels.
         height: Pixels.
@@ -33,9 +40,10 @@ class MediaHeader:
         audio_codec: The codec of the first audio stream, or None if there is none; likewise the following.
         sample_rate: Hertz.
         channels: Number of channels.
+        kind: `audio`, `video`, `image` or `document`.
     """
 
-    duration_sec: float
+    duration_sec: float | None
     container: str
     video_codec: str | None = None
     width: int | None = None
@@ -44,6 +52,7 @@ class MediaHeader:
     audio_codec: str | None = None
     sample_rate: int | None = None
     channels: int | None = None
+    kind: str = "audio"
 
 
 def read_header(path: Path) -> MediaHeader:
@@ -54,6 +63,9 @@ def read_header(path: Path) -> MediaHeader:
     """
     import av
 
+    image = read_image_header(path)
+    if image is not None:
+        return image
     try:
         with av.open(str(path)) as container:
             video = next((stream for stream in container.streams.video), None)
@@ -71,9 +83,49 @@ def read_header(path: Path) -> MediaHeader:
                 audio_codec=None if audio is None else audio.codec_context.name,
                 sample_rate=None if audio is None else audio.codec_context.sample_rate,
                 channels=None if audio is None else audio.codec_context.channels,
+                kind="audio" if video is None else "video",
             )
     except (av.FFmpegError, OSError, ValueError, AttributeError):
         raise UnreadableMediaError from None
+
+
+def read_image_header(path: Path) -> MediaHeader | None:
+    """Read the header of an image in this process, or return None if the file is none.
+
+    Raises:
+        UnreadableMediaError: If it begins like an image and is none.
+    """
+    import av
+
+    try:
+        with path.open("rb") as file:
+            form = image_format(file.read(16))
+        if form is None:
+            return None
+        # The bound keeps the decoder, which looks into the picture to learn of its colours, from a huge one.
+        with av.open(str(path), format=f"{form}_pipe", options={"max_pixels": str(_PIXELS)}) as container:
+            picture = container.streams.video[0].codec_context
+            if not picture.width or not picture.height:
+                raise UnreadableMediaError
+            return MediaHeader(None, form, width=picture.width, height=picture.height, kind="image")
+    except (av.FFmpegError, OSError, ValueError, IndexError):
+        raise UnreadableMediaError from None
+
+
+def read_document_header(path: Path) -> MediaHeader:
+    """Tell what kind of document a file is from its beginning.
+
+    Raises:
+        UnreadableMediaError: If it is neither a PDF nor a text.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError:
+        raise UnreadableMediaError from None
+    if kind_by_content(head) == "text" and not is_text(head):
+        raise UnreadableMediaError
+    return MediaHeader(None, kind_by_content(head), kind="document")
 
 
 def read_header_isolated(path: Path) -> MediaHeader:

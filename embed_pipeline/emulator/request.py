@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Literal, cast
 
-InputType = Literal["audio", "video"]
+InputType = Literal["audio", "video", "image", "document"]
 SourceKind = Literal["url", "base64", "asset"]
 
 
@@ -23,6 +23,21 @@ class Segmentation:
 
 
 @dataclass(frozen=True)
+class Division:
+    """How a document is divided.
+
+    Attributes:
+        quadrants: Whether every page of a PDF is divided in four, beside its vector as a whole.
+        max_sentences: How many sentences a chunk of a text holds at most. None divides no text.
+        overlap_sentences: How many sentences of a chunk the next one repeats.
+    """
+
+    quadrants: bool = False
+    max_sentences: int | None = None
+    overlap_sentences: int = 0
+
+
+@dataclass(frozen=True)
 class TimedText:
     """A piece of text that belongs to a stretch of the file; offsets in seconds from its start."""
 
@@ -36,19 +51,21 @@ class AcceptedRequest:
     """What a valid request asks for.
 
     Attributes:
-        input_type: `audio` or `video`.
+        input_type: `audio`, `video`, `image` or `document`.
         model_name: `marengo3.0` or `marengo3.5`.
         source_kind: Which kind of media source was named.
         source: The URL or the asset id. Empty for base64, whose bytes are kept apart.
-        options: Embedding options in the order asked for.
+        options: Embedding options in the order asked for. Empty for a document whose kind is not known yet, where
+            none was named; likewise the scopes.
         scopes: Scopes as asked for; `local` is kept as a word of its own here.
         types: `separate_embedding`, `fused_embedding` or both.
-        segmentation: How to cut.
+        segmentation: How to cut audio and video; None for what has no length.
         start_sec: Where the window begins. None is the start of the file.
         end_sec: Where the window ends. None is the end of the file.
         dimension: Length of the vectors.
         uncertainty: Whether every vector comes with its uncertainty.
         timed_text: The request's `time_based_metadata`.
+        division: How to divide a document, where the request says so.
     """
 
     input_type: InputType
@@ -58,12 +75,24 @@ class AcceptedRequest:
     options: tuple[str, ...]
     scopes: tuple[str, ...]
     types: tuple[str, ...]
-    segmentation: Segmentation
+    segmentation: Segmentation | None = None
     start_sec: float | None = None
     end_sec: float | None = None
     dimension: int = 512
     uncertainty: bool = False
     timed_text: tuple[TimedText, ...] = ()
+    division: Division | None = None
+
+    @property
+    def timed(self) -> bool:
+        """Whether the medium has a length: audio and video do."""
+        return self.input_type in ("audio", "video")
+
+    @property
+    def fixed_sec(self) -> int | None:
+        """The length of fixed windows in seconds; None with any other way to cut."""
+        cut = self.segmentation
+        return cut.seconds if cut is not None and cut.strategy == "fixed" else None
 
     @property
     def result_scopes(self) -> tuple[str, ...]:
@@ -80,18 +109,19 @@ class AcceptedRequest:
             "options": list(self.options),
             "scopes": list(self.scopes),
             "types": list(self.types),
-            "segmentation": [self.segmentation.strategy, self.segmentation.seconds],
+            "segmentation": None if self.segmentation is None else astuple(self.segmentation),
             "start_sec": self.start_sec,
             "end_sec": self.end_sec,
             "dimension": self.dimension,
             "uncertainty": self.uncertainty,
-            "timed_text": [[piece.start, piece.end, piece.text] for piece in self.timed_text],
+            "timed_text": [astuple(piece) for piece in self.timed_text],
+            "division": None if self.division is None else astuple(self.division),
         }
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> AcceptedRequest:
         """Rebuild a request from what `to_json` returned."""
-        strategy, seconds = values["segmentation"]
+        cut, division = values["segmentation"], values.get("division")
         return cls(
             input_type=cast("InputType", values["input_type"]),
             model_name=values["model_name"],
@@ -100,10 +130,11 @@ class AcceptedRequest:
             options=tuple(values["options"]),
             scopes=tuple(values["scopes"]),
             types=tuple(values["types"]),
-            segmentation=Segmentation(strategy, seconds),
+            segmentation=None if cut is None else Segmentation(*cut),
             start_sec=values["start_sec"],
             end_sec=values["end_sec"],
             dimension=values["dimension"],
             uncertainty=values["uncertainty"],
             timed_text=tuple(TimedText(*piece) for piece in values["timed_text"]),
+            division=None if division is None else Division(*division),
         )

@@ -19,34 +19,55 @@ SHORT_TAIL_SEC = 2.0
 
 
 @dataclass(frozen=True)
+class Amount:
+    """How much of something without a length was embedded.
+
+    Attributes:
+        pictures: Images, pages and quarters of pages that were looked at.
+        characters: Characters of text that were read.
+        truncated: Whether text was left out because one vector may stand for so much only.
+    """
+
+    pictures: int = 0
+    characters: int = 0
+    truncated: bool = False
+
+
+@dataclass(frozen=True)
 class EmbeddingResult:
     """What an engine computed for one media file.
 
     Attributes:
         engine: The engine's name, which names the vector space: `signal-1`, `instant-1`.
-        duration_sec: Length of the whole media file.
-        labels: Embedding option and scope (`clip` or `asset`) of each row.
-        start_sec: Float64, one per row; from the start of the file unless it was made relative.
+        duration_sec: Length of the whole media file. None for what has no length.
+        labels: Embedding option and scope (`clip`, `page`, `chunk` or `asset`) of each row.
+        start_sec: Float64, one per row; from the start of the file unless it was made relative. Not a number where
+            there is no time.
         end_sec: Float64, one per row.
         vectors: Float32, rows by dimension, of unit length.
         uncertainty: Float32 like `vectors`, or None where it was not asked for.
         missing: Options the media cannot serve, and why.
+        places: One per row of a document: the fields that say where in it the row belongs. Empty for anything else.
+        amount: How much was embedded, where there is no time.
     """
 
     engine: str
-    duration_sec: float
+    duration_sec: float | None
     labels: tuple[tuple[str, str], ...]
     start_sec: NDArray[np.float64]
     end_sec: NDArray[np.float64]
     vectors: NDArray[np.float32]
     uncertainty: NDArray[np.float32] | None
     missing: dict[str, str]
+    places: tuple[dict[str, int | str], ...] = ()
+    amount: Amount = Amount()
 
     def take(self, rows: NDArray[np.intp]) -> EmbeddingResult:
         """Return the result with only the given rows, in the given order."""
         return replace(
             self,
             labels=tuple(self.labels[row] for row in rows),
+            places=tuple(self.places[row] for row in rows) if self.places else (),
             start_sec=self.start_sec[rows],
             end_sec=self.end_sec[rows],
             vectors=np.ascontiguousarray(self.vectors[rows]),
@@ -65,7 +86,7 @@ def as_answered(result: EmbeddingResult, request: AcceptedRequest, switches: Swi
     Returns:
         The result as the platform would hand it out.
     """
-    if switches.drop_short_tail and request.segmentation.strategy == "fixed" and result.labels:
+    if switches.drop_short_tail and request.fixed_sec is not None and result.labels:
         is_clip = np.array([scope == "clip" for _, scope in result.labels])
         # A file that is shorter than two seconds in all keeps its only segment.
         short = (result.end_sec - result.start_sec < SHORT_TAIL_SEC) & is_clip & (result.start_sec > 0)

@@ -21,6 +21,7 @@ from embed_pipeline.emulator.platform import Platform
 from embed_pipeline.emulator.refusal import Refusal
 from embed_pipeline.emulator.routes_tasks import MAX_PAGE_LIMIT, not_found, number_from
 from embed_pipeline.emulator.sources import check_url
+from embed_pipeline.emulator.still_rules import kind_by_name
 from embed_pipeline.emulator.wire import page_info
 
 _KINDS = ("image", "video", "audio", "document")
@@ -28,9 +29,12 @@ _LONGEST_NAME = 255
 _FORM_SLACK = 1 << 20
 
 
-def asset_kind(file_type: str) -> str:
-    """Tell from a MIME type whether a file is taken for audio; anything else is taken for video until it is read."""
-    return "audio" if file_type.startswith("audio/") else "video"
+def asset_kind(file_type: str, filename: str) -> str:
+    """Tell what a file is taken for from its MIME type and its name: for video, if they do not say."""
+    if kind_by_name(filename) is not None:
+        return "document"
+    kind = file_type.partition("/")[0]
+    return kind if kind in ("audio", "image") else "video"
 
 
 def file_type_of(filename: str) -> str:
@@ -139,7 +143,7 @@ def _keep(platform: Platform, form: dict[str, Any]) -> dict[str, Any]:
         method=method,
         filename=filename,
         file_type=file_type,
-        kind=asset_kind(file_type),
+        kind=asset_kind(file_type, filename),
         user_metadata=metadata,
         url=url,
         arrived=url is None,

@@ -31,6 +31,13 @@ from embed_pipeline.emulator.platform import Platform
 from embed_pipeline.emulator.refusal import Refusal
 from embed_pipeline.emulator.request import AcceptedRequest
 from embed_pipeline.emulator.sources import check_reachable, check_url
+from embed_pipeline.emulator.still_rules import (
+    DocumentKind,
+    kind_by_content,
+    kind_by_name,
+    kind_of_file,
+    settle_document,
+)
 from embed_pipeline.emulator.store import Task
 from embed_pipeline.emulator.validation import validate
 from embed_pipeline.emulator.wire import (
@@ -64,6 +71,7 @@ def _keep(platform: Platform, accepted: AcceptedRequest, body: dict[str, Any], e
     field = f"{accepted.input_type}.media_source"
     effects = task_effects(platform.faults.draw("create", without_query(accepted.source), TASK_KINDS))
     input_url = input_filename = None
+    media = b""
     if accepted.source_kind == "url":
         input_url = accepted.source
         check_url(
@@ -73,11 +81,18 @@ def _keep(platform: Platform, accepted: AcceptedRequest, body: dict[str, Any], e
             field=f"{field}.url",
         )
     elif accepted.source_kind == "base64":
-        media = _decoded(body[accepted.input_type]["media_source"]["base64_string"], settings.sizes.base64_media, field)
-        (platform.media / task_id).write_bytes(media)
+        text, largest = (
+            body[accepted.input_type]["media_source"]["base64_string"],
+            settings.sizes.of_base64(accepted.input_type),
+        )
+        media = _decoded(text, largest, field)
         accepted = replace(accepted, source=hashlib.blake2b(media, digest_size=16).hexdigest())
     else:
         input_filename = platform.asset_filename(accepted.source, field=f"{field}.asset_id")
+    if accepted.input_type == "document":
+        accepted = _settled(platform, accepted, media)
+    if media:
+        (platform.media / task_id).write_bytes(media)
     if settings.switches.source_check == "create" and accepted.source_kind == "url":
         check_reachable(accepted.source, settings, field=f"{field}.url")
     if platform.count_media(accepted):
@@ -95,6 +110,18 @@ def _keep(platform: Platform, accepted: AcceptedRequest, body: dict[str, Any], e
     entry.task_id, entry.source = task_id, without_query(accepted.source)
     platform.workers.wake()
     return task_id
+
+
+def _settled(platform: Platform, accepted: AcceptedRequest, media: bytes) -> AcceptedRequest:
+    """Hold a document's request to the rules of its kind, if that can be told before the document is fetched."""
+    kind: DocumentKind | None
+    if accepted.source_kind == "url":
+        kind = kind_by_name(accepted.source)
+    elif accepted.source_kind == "base64":
+        kind = kind_by_content(media)
+    else:
+        kind = kind_of_file(platform.assets.path(accepted.source))
+    return accepted if kind is None else settle_document(accepted, kind)
 
 
 def _decoded(text: str, limit: int, field: str) -> bytes:

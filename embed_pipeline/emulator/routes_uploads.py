@@ -53,10 +53,8 @@ async def create_upload(request: Request) -> Response:
     if "filename" not in values:
         raise Refusal("filename is required.", "filename", code="parameter_not_provided")
     filename = checked_name(values["filename"])
-    if values.get("type") == "image":
-        raise Refusal("This emulator embeds audio and video; images are not served.", "type", "image")
-    if values.get("type") not in ("video", "audio"):
-        raise Refusal("type must be video or audio.", "type", values.get("type"))
+    if values.get("type") not in ("video", "audio", "image"):
+        raise Refusal("type must be video, audio or image.", "type", values.get("type"))
     total_size = _whole(values, "total_size", platform.settings.sizes.multipart_upload)
     metadata = checked_metadata(values.get("user_metadata"))
     now = platform.clock.now()
@@ -64,7 +62,7 @@ async def create_upload(request: Request) -> Response:
 
     def keep() -> None:
         file_type = file_type_of(filename)
-        kind = asset_kind(f"{values['type']}/")
+        kind = asset_kind(f"{values['type']}/", filename)
         platform.assets.add(
             upload.asset_id,
             now=now,

@@ -91,6 +91,8 @@ class Sizes:
         direct_upload: The largest file of a direct upload.
         multipart_upload: The largest file of a multipart upload.
         fetched: The largest media file read from a URL, or from disk.
+        image: The largest image, from wherever it comes.
+        document: The largest document read from a URL, or from disk.
         chunk: The size of a chunk of a multipart upload.
         bodies: What the JSON of finished results may take on disk, beside their vectors. It is written anew where it
             had to make way.
@@ -101,8 +103,18 @@ class Sizes:
     direct_upload: int = 200 * 1024**2
     multipart_upload: int = 10 * 1024**3
     fetched: int = 4 * 1024**3
+    image: int = 32 * 1024**2
+    document: int = 512 * 1024**2
     chunk: int = 5 * 1024**2
     bodies: int = 1024**3
+
+    def of_source(self, input_type: str) -> int:
+        """Return the largest file of an input type that is read from a URL, or from disk."""
+        return {"image": self.image, "document": self.document}.get(input_type, self.fetched)
+
+    def of_base64(self, input_type: str) -> int:
+        """Return the largest file of an input type inside a request, decoded."""
+        return min(self.base64_media, self.of_source(input_type))
 
 
 @dataclass(frozen=True)
@@ -124,6 +136,7 @@ class EmulatorSettings:
         limits: Limits that replace those of the plan, such as `{"requests_per_minute": 5}`.
         faults: Fault rules, in the form of the faults file.
         fault_seed: What the draws of fault rules are seeded with.
+        context_tokens: How much text one vector may stand for; the rest of a longer one is left out.
         min_duration_sec: The shortest media file that can be embedded.
         max_duration_sec: The longest media file that can be embedded.
         retention_sec: How long results are kept.
@@ -142,6 +155,7 @@ class EmulatorSettings:
     limits: dict[str, float] = field(default_factory=dict)
     faults: tuple[dict[str, object], ...] = ()
     fault_seed: int = 0
+    context_tokens: int = 32_768
     min_duration_sec: float = 4.0
     max_duration_sec: float = 4 * 3600.0
     retention_sec: float = RETENTION_SEC
@@ -159,6 +173,7 @@ class EmulatorSettings:
             ("port", self.port, 0, 65535),
             ("workers", self.workers, 1, 256),
             ("instant_duration_sec", self.instant_duration_sec, 0.1, 10**6),
+            ("context_tokens", self.context_tokens, 1, 10**6),
             ("min_duration_sec", self.min_duration_sec, 0, 10**6),
             ("max_duration_sec", self.max_duration_sec, 0, 10**6),
             ("retention_sec", self.retention_sec, 0, 10**9),

@@ -50,7 +50,7 @@ CREATE TABLE IF NOT EXISTS results (
 """
 _TASK = (
     "id, created_at, updated_at, status, work, outcome, error, duration, engine, request, "
-    "input_url, input_filename, effects, held"
+    "input_url, input_filename, effects, held, usage"
 )
 # A task that was released by hand before its work was done shows its outcome at once.
 _RELEASE = "release_at = CASE WHEN json_extract(effects, '$.released') THEN ? ELSE ? END"
@@ -76,6 +76,7 @@ class Task:
         input_filename: The file name of an uploaded asset.
         effects: What fault rules do to this task.
         held: Whether the task waits for the control API.
+        usage: The tokens it used, as results show them, once known; None with the older model.
     """
 
     id: str
@@ -92,6 +93,7 @@ class Task:
     input_filename: str | None
     effects: dict[str, Any]
     held: bool
+    usage: dict[str, Any] | None = None
 
 
 class TaskStore:
@@ -105,6 +107,7 @@ class TaskStore:
         self._database = database
         self.write = database.write
         database.create(_SCHEMA)
+        database.add_column("tasks", "usage TEXT")
         with self.write() as connection:
             # What was in work when the process ended is taken up again.
             connection.execute("UPDATE tasks SET work = 'queued' WHERE work = 'working'")
@@ -174,7 +177,20 @@ class TaskStore:
         with self.write() as connection:
             connection.execute("UPDATE tasks SET work = 'queued' WHERE id = ? AND work = 'working'", (task_id,))
 
-    def finish(self, task_id: str, result: EmbeddingResult, *, release_at: int, now: int) -> None:
+    def amend(self, task_id: str, request: AcceptedRequest) -> None:
+        """Replace a task's request by one in which more is settled."""
+        with self.write() as connection:
+            connection.execute("UPDATE tasks SET request = ? WHERE id = ?", (json.dumps(request.to_json()), task_id))
+
+    def finish(
+        self,
+        task_id: str,
+        result: EmbeddingResult,
+        *,
+        release_at: int,
+        now: int,
+        usage: dict[str, Any] | None = None,
+    ) -> None:
         """Keep a task's vectors; it shows as ready once it is released.
 
         Args:
@@ -182,7 +198,10 @@ class TaskStore:
             result: Its rows.
             release_at: Epoch milliseconds from which on it may show.
             now: Epoch milliseconds.
+            usage: The tokens it used.
         """
+        # The place of a row stands behind its option and scope, where it has one.
+        labels = [[*label, place] for label, place in zip(result.labels, result.places, strict=False)]
         bounds = np.stack([result.start_sec, result.end_sec]).astype("<f8")
         vectors = np.ascontiguousarray(result.vectors, dtype="<f4")
         uncertainty = None if result.uncertainty is None else np.ascontiguousarray(result.uncertainty, dtype="<f4")
@@ -191,7 +210,7 @@ class TaskStore:
                 "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
                     task_id,
-                    json.dumps(result.labels),
+                    json.dumps(labels if result.places else result.labels),
                     json.dumps(result.missing),
                     bounds.data,
                     vectors.shape[1],
@@ -201,8 +220,8 @@ class TaskStore:
             )
             connection.execute(
                 f"UPDATE tasks SET work = 'done', outcome = 'ready', duration = ?, engine = ?, {_RELEASE},"  # noqa: S608
-                " updated_at = ? WHERE id = ?",
-                (result.duration_sec, result.engine, now, release_at, now, task_id),
+                " updated_at = ?, usage = ? WHERE id = ?",
+                (result.duration_sec, result.engine, now, release_at, now, usage and json.dumps(usage), task_id),
             )
 
     def fail(self, task_id: str, message: str, *, release_at: int, now: int, duration: float | None = None) -> None:
@@ -305,15 +324,17 @@ class TaskStore:
             return None
         labels, missing, bounds, dimension, vectors, uncertainty, engine, duration = row
         start, end = np.frombuffer(bounds, dtype="<f8").reshape(2, -1)
+        rows = json.loads(labels)
         return EmbeddingResult(
             engine=engine,
             duration_sec=duration,
-            labels=tuple((option, scope) for option, scope in json.loads(labels)),
+            labels=tuple((option, scope) for option, scope, *_ in rows),
             start_sec=start,
             end_sec=end,
             vectors=np.frombuffer(vectors, dtype="<f4").reshape(-1, dimension),
             uncertainty=None if uncertainty is None else np.frombuffer(uncertainty, dtype="<f4").reshape(-1, dimension),
             missing=json.loads(missing),
+            places=tuple(place for _, _, place in rows) if rows and len(rows[0]) > 2 else (),
         )
 
     def missing(self, task_id: str) -> dict[str, str]:
@@ -352,4 +373,5 @@ def _task(row: tuple[Any, ...]) -> Task:
     values[9] = AcceptedRequest.from_json(json.loads(values[9]))
     values[12] = json.loads(values[12])
     values[13] = bool(values[13])
+    values[14] = values[14] and json.loads(values[14])
     return Task(*values)

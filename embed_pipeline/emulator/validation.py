@@ -5,18 +5,16 @@ Pure functions over values. Whether an asset exists or a URL answers is not deci
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 from embed_pipeline.emulator.refusal import Refusal
-from embed_pipeline.emulator.request import AcceptedRequest, InputType, Segmentation, SourceKind, TimedText
+from embed_pipeline.emulator.request import AcceptedRequest, InputType, Segmentation, TimedText
+from embed_pipeline.emulator.rules import NOT_PROVIDED, Rules, listed
 from embed_pipeline.emulator.settings import Switches
+from embed_pipeline.emulator.still_rules import accept_document, accept_image
 
 MODELS = ("marengo3.0", "marengo3.5")
-DIMENSIONS = (128, 256, 512)
 OPTIONS = {
     ("marengo3.0", "video"): ("visual", "audio", "transcription"),
     ("marengo3.0", "audio"): ("audio", "transcription"),
@@ -36,6 +34,7 @@ _TOP_FIELDS = {
     "document",
     "image",
 }
+_INPUT_TYPES = ("audio", "video", "document", "image")
 _MEDIA_FIELDS = {
     "media_source",
     "start_sec",
@@ -46,7 +45,6 @@ _MEDIA_FIELDS = {
     "embedding_type",
     "time_based_metadata",
 }
-_SOURCES: dict[str, SourceKind] = {"url": "url", "base64_string": "base64", "asset_id": "asset"}
 
 
 def validate(body: Any, switches: Switches) -> AcceptedRequest:
@@ -62,33 +60,27 @@ def validate(body: Any, switches: Switches) -> AcceptedRequest:
     Raises:
         Refusal: If the platform would answer 400. It names the first field at fault.
     """
-    rules = _Rules(switches)
+    rules = _MediaRules(switches)
     top = rules.known(rules.mapping(body, "the request body"), _TOP_FIELDS, "")
-    input_type = rules.choice(top, "input_type", ("audio", "video", "document", "image"), "")
+    input_type = cast("InputType", rules.choice(top, "input_type", _INPUT_TYPES, ""))
     model = top.get("model_name", "marengo3.0")
     if model not in MODELS:
-        raise Refusal(f"model_name must be one of {_listed(MODELS)}.", "model_name", model)
-    if input_type in ("document", "image"):
-        if model == "marengo3.0":
-            raise Refusal(f"input_type {input_type} requires model_name marengo3.5.", "input_type", input_type)
-        raise Refusal(f"This emulator embeds audio and video; input_type {input_type} is not served.", "input_type")
-    for other in ("audio", "video", "document", "image"):
+        raise Refusal(f"model_name must be one of {listed(MODELS)}.", "model_name", model)
+    if input_type in ("document", "image") and model == "marengo3.0":
+        raise Refusal(f"input_type {input_type} requires model_name marengo3.5.", "input_type", input_type)
+    for other in _INPUT_TYPES:
         if other != input_type and other in top:
             raise Refusal(f"{other} must not be sent with input_type {input_type}.", other)
     if input_type not in top:
         raise Refusal(f"{input_type} is required with input_type {input_type}.", input_type, None, NOT_PROVIDED)
     newer = model == "marengo3.5"
-    for name in ("embedding_dimension", "embedding_uncertainty"):
-        if name in top and not newer and top[name] is not False:
-            raise Refusal(f"{name} requires model_name marengo3.5.", name, top[name])
-    dimension = top.get("embedding_dimension", 512)
-    if isinstance(dimension, bool) or dimension not in DIMENSIONS:
-        raise Refusal(f"embedding_dimension must be one of {_listed(DIMENSIONS)}.", "embedding_dimension", dimension)
-    uncertainty = top.get("embedding_uncertainty", False)
-    if not isinstance(uncertainty, bool):
-        raise Refusal("embedding_uncertainty must be true or false.", "embedding_uncertainty", uncertainty)
-
-    media = rules.known(rules.mapping(top[input_type], input_type), _MEDIA_FIELDS, input_type)
+    dimension, uncertainty = rules.vectors(top, newer=newer)
+    media = rules.mapping(top[input_type], input_type)
+    if input_type == "image":
+        return accept_image(Rules(switches), media, dimension=dimension, uncertainty=uncertainty)
+    if input_type == "document":
+        return accept_document(Rules(switches), media, dimension=dimension, uncertainty=uncertainty)
+    rules.known(media, _MEDIA_FIELDS, input_type)
     kind, source = rules.source(media, f"{input_type}.media_source")
     start, end = rules.window(media, input_type)
     options = rules.options(media, model, input_type)
@@ -107,7 +99,7 @@ def validate(body: Any, switches: Switches) -> AcceptedRequest:
         )
     types = rules.types(media, newer, input_type, options)
     return AcceptedRequest(
-        input_type=cast("InputType", input_type),
+        input_type=input_type,
         model_name=model,
         source_kind=kind,
         source=source,
@@ -123,76 +115,9 @@ def validate(body: Any, switches: Switches) -> AcceptedRequest:
     )
 
 
-NOT_PROVIDED = "parameter_not_provided"
-UNKNOWN = "parameter_unknown"
-
-
 @dataclass(frozen=True)
-class _Rules:
-    """The rules of single fields; every method raises a refusal that names its field."""
-
-    switches: Switches
-
-    def mapping(self, value: Any, name: str) -> dict[str, Any]:
-        """Take a JSON object; null members count as absent, as the official SDK sends them for what is not set."""
-        if not isinstance(value, dict):
-            raise Refusal(f"{name} must be a JSON object.", None if " " in name else name)
-        return {key: member for key, member in value.items() if member is not None}
-
-    def known(self, value: dict[str, Any], names: set[str], parent: str) -> dict[str, Any]:
-        unknown = sorted(set(value) - names)
-        if unknown and self.switches.unknown_fields == "refuse":
-            path = _join(parent, unknown[0][:80])
-            raise Refusal(f"{path} is not a known parameter.", path, None, UNKNOWN)
-        return value
-
-    def choice(self, value: dict[str, Any], name: str, words: tuple[str, ...], parent: str) -> str:
-        path = _join(parent, name)
-        if name not in value:
-            raise Refusal(f"{path} is required.", path, None, NOT_PROVIDED)
-        if value[name] not in words:
-            raise Refusal(f"{path} must be one of {_listed(words)}.", path, value[name])
-        return cast("str", value[name])
-
-    def number(self, value: Any, path: str) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise Refusal(f"{path} must be a number of seconds.", path, value)
-        if value < 0:
-            raise Refusal(f"{path} must not be negative.", path, value)
-        return float(value)
-
-    def words(
-        self,
-        value: dict[str, Any],
-        name: str,
-        allowed: tuple[str, ...],
-        parent: str,
-        default: tuple[str, ...],
-    ) -> tuple[str, ...]:
-        path = _join(parent, name)
-        chosen = value.get(name, list(default))
-        if not isinstance(chosen, list) or not chosen:
-            raise Refusal(f"{path} must be a list of at least one of {_listed(allowed)}.", path, chosen)
-        for word in chosen:
-            if word not in allowed:
-                raise Refusal(f"{path} must hold only values of {_listed(allowed)}.", path, word)
-        unique = tuple(dict.fromkeys(chosen))
-        if len(unique) != len(chosen) and self.switches.duplicates == "refuse":
-            raise Refusal(f"{path} must not hold a value twice.", path, chosen)
-        return unique
-
-    def source(self, media: dict[str, Any], path: str) -> tuple[SourceKind, str]:
-        if "media_source" not in media:
-            raise Refusal(f"{path} is required.", path, None, NOT_PROVIDED)
-        source = self.known(self.mapping(media["media_source"], path), set(_SOURCES), path)
-        if len(source) != 1 or next(iter(source)) not in _SOURCES:
-            raise Refusal(f"{path} must have exactly one of url, base64_string and asset_id.", path, sorted(source))
-        name, value = next(iter(source.items()))
-        if not isinstance(value, str) or not value:
-            raise Refusal(f"{path}.{name} must be a text that is not empty.", f"{path}.{name}")
-        if name == "url":
-            _check_url(value, f"{path}.url")
-        return _SOURCES[name], "" if name == "base64_string" else value
+class _MediaRules(Rules):
+    """The rules of audio and video, which have a length."""
 
     def window(self, media: dict[str, Any], parent: str) -> tuple[float | None, float | None]:
         start = self.number(media["start_sec"], f"{parent}.start_sec") if "start_sec" in media else None
@@ -252,11 +177,9 @@ class _Rules:
         inner_path = f"{path}.{strategy}.{name}"
         inner = self.known(self.mapping(outer[strategy], f"{path}.{strategy}"), {name}, f"{path}.{strategy}")
         defaults = {"fixed": 6, "dynamic": 4}
-        seconds = self.number(inner.get(name, defaults[strategy]), inner_path)
         lowest, highest = self.switches.min_segment_sec, _LONGEST[strategy]
-        if seconds != int(seconds) or not lowest <= seconds <= highest:
-            raise Refusal(f"{inner_path} must be a whole number from {lowest} to {highest}.", inner_path, seconds)
-        return Segmentation("fixed" if strategy == "fixed" else "dynamic", int(seconds))
+        seconds = self.count(inner.get(name, defaults[strategy]), inner_path, lowest, highest)
+        return Segmentation("fixed" if strategy == "fixed" else "dynamic", seconds)
 
     def timed_text(
         self, media: dict[str, Any], newer: bool, types: tuple[str, ...], parent: str
@@ -285,22 +208,3 @@ class _Rules:
                 raise Refusal(f"{here}.text must be a text.", f"{here}.text")
             pieces.append(TimedText(start, end, fields["text"]))
         return tuple(pieces)
-
-
-def _check_url(url: str, path: str) -> None:
-    """Refuse what is no address of a file; the URL itself stays out of the message, it may be signed."""
-    try:
-        parts = urlsplit(url)
-        named = bool(parts.hostname) or parts.scheme == "file"
-    except ValueError:
-        raise Refusal(f"{path} is not a valid URL.", path) from None
-    if parts.scheme not in ("http", "https", "file") or not named:
-        raise Refusal(f"{path} must be a direct http or https link to a media file.", path)
-
-
-def _join(parent: str, name: str) -> str:
-    return f"{parent}.{name}" if parent else name
-
-
-def _listed(words: Iterable[object]) -> str:
-    return ", ".join(str(word) for word in words)

@@ -89,10 +89,15 @@ def list_item(task: Task, switches: Switches) -> dict[str, Any]:
     metadata: dict[str, Any] = _origin(task, switches)
     prefix = request.input_type
     if prefix == "video":
-        if request.segmentation.strategy == "fixed":
-            metadata["video_clip_length"] = request.segmentation.seconds
+        if request.fixed_sec is not None:
+            metadata["video_clip_length"] = request.fixed_sec
         metadata["video_embedding_scope"] = list(request.scopes)
         metadata["video_embedding_option"] = list(request.options)
+    elif not request.timed:
+        metadata |= {
+            f"{prefix}_embedding_scope": list(request.scopes),
+            f"{prefix}_embedding_option": list(request.options),
+        }
     else:
         # Older SDKs read the plural names, newer ones the singular: both are served.
         for plural in ("", "s"):
@@ -121,28 +126,24 @@ def task_body(task: Task, switches: Switches) -> dict[str, Any]:
         "data": None,
     }
     shown = task.status == "ready" or (switches.metadata_while_processing and task.status == "processing")
-    if shown and task.duration is not None:
+    if shown and (task.duration is not None or not task.request.timed):
         body["metadata"] = _result_metadata(task, switches)
-    if task.status == "ready" and task.request.model_name == "marengo3.5":
-        tokens = max(1, round((task.duration or 0.0) * _TOKENS_PER_SEC))
-        body["usage"] = {"input_tokens": {task.request.input_type: tokens}, "truncated": False}
+    if task.status == "ready" and task.usage is not None:
+        body["usage"] = task.usage
     if task.status == "failed":
         body["error"] = {"message": task.error or "The embedding task failed. Please try again later."}
     return body
 
 
-# The platform's token counts are not documented; this keeps them present and in proportion to the media's length.
-_TOKENS_PER_SEC = 64
-
-
 def _result_metadata(task: Task, switches: Switches) -> dict[str, Any]:
     request = task.request
     metadata: dict[str, Any] = {"input_type": request.input_type, **_origin(task, switches)}
-    if request.input_type == "video" and request.segmentation.strategy == "fixed":
-        metadata["clip_length"] = request.segmentation.seconds
+    if request.input_type == "video" and request.fixed_sec is not None:
+        metadata["clip_length"] = request.fixed_sec
     metadata["embedding_scopes"] = list(request.scopes)
     metadata["embedding_options"] = list(request.options)
-    metadata["duration"] = task.duration
+    if request.timed:
+        metadata["duration"] = task.duration
     metadata.update(_offsets(request))
     if request.model_name == "marengo3.5":
         metadata["embedding_dimension"] = request.dimension
@@ -186,6 +187,7 @@ def rows_json(result: EmbeddingResult, *, wide: bool = False) -> Iterator[bytes]
     Yields:
         The objects in order, separated by commas and without brackets around them; about 128 rows at a time.
     """
+    # What is not a number becomes null: an image, a page or a chunk has no time.
     starts, ends = result.start_sec.tolist(), result.end_sec.tolist()
     for first in range(0, len(result.labels), ROWS_PER_CHUNK):
         last = min(first + ROWS_PER_CHUNK, len(result.labels))
@@ -205,6 +207,9 @@ def rows_json(result: EmbeddingResult, *, wide: bool = False) -> Iterator[bytes]
         if result.uncertainty is not None:
             for row, uncertainty in zip(rows, result.uncertainty[first:last], strict=True):
                 row["embedding_uncertainty"] = uncertainty
+        if result.places:
+            for row, place in zip(rows, result.places[first:last], strict=True):
+                row.update(place)
         yield (b"," if first else b"") + orjson.dumps(rows, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
 
 

@@ -10,15 +10,20 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from embed_pipeline.emulator.bodies import ResultBodies
 from embed_pipeline.emulator.clock import Clock
 from embed_pipeline.emulator.compute import Compute, reads_sources
+from embed_pipeline.emulator.engine.failure import REQUEST_INVALID
 from embed_pipeline.emulator.refusal import Refusal
+from embed_pipeline.emulator.request import AcceptedRequest
 from embed_pipeline.emulator.results import EmbeddingResult, as_answered
 from embed_pipeline.emulator.settings import EmulatorSettings, Timing
 from embed_pipeline.emulator.sources import SourceError, below_root, fetch, size_failure
+from embed_pipeline.emulator.still_rules import kind_by_name, kind_of_file, settle_document
 from embed_pipeline.emulator.store import Task, TaskStore
+from embed_pipeline.emulator.tokens import usage_of
 
 _log = logging.getLogger(__name__)
 _AHEAD_PAUSE = 3.0
@@ -42,6 +47,27 @@ def release_time(task: Task, duration_sec: float | None, timing: Timing) -> int:
     return task.created_at + int(seconds * 1000)
 
 
+def check_duration(seconds: float, shortest: float, longest: float) -> None:
+    """Refuse a media file that is too short or too long, with the figures the platform would name.
+
+    Raises:
+        SourceError: If it is.
+    """
+    if seconds < shortest:
+        raise SourceError(f"Duration ({seconds:.1f} seconds) is below minimum limit of {shortest:g} seconds")
+    if seconds > longest:
+        raise SourceError(
+            f"Duration ({seconds:.1f} seconds) exceeds maximum limit of {longest:.0f} seconds "
+            f"({longest // 60:.0f} minutes)"
+        )
+
+
+def embedded_seconds(request: AcceptedRequest, duration_sec: float) -> float:
+    """Return how many seconds of a file of a given length a request has embedded."""
+    end = duration_sec if request.end_sec is None else min(request.end_sec, duration_sec)
+    return max(0.0, end - (request.start_sec or 0.0))
+
+
 class Workers:
     """A few threads that empty the queue of the task store.
 
@@ -53,7 +79,7 @@ class Workers:
         timing: When finished tasks may show, at this moment.
         media: The folder of media that came inside requests or were downloaded.
         asset_path: Where the file of an uploaded asset lies, or None if it is not ready.
-        on_duration: Told the seconds of every media file that was embedded; the rate limits count them.
+        on_done: Told every task that was computed, its rows and the tokens it used; the rate limits count them.
         bodies: Where results are written ahead while no task waits.
     """
 
@@ -66,7 +92,7 @@ class Workers:
         timing: Callable[[], Timing],
         media: Path,
         asset_path: Callable[[str], Path | None],
-        on_duration: Callable[[Task, float], None],
+        on_done: Callable[[Task, EmbeddingResult, dict[str, Any] | None], None],
         bodies: ResultBodies,
     ) -> None:
         self._store = store
@@ -76,7 +102,7 @@ class Workers:
         self._timing = timing
         self._media = media
         self._asset_path = asset_path
-        self._on_duration = on_duration
+        self._on_done = on_done
         self._bodies = bodies
         self._wake = threading.Condition()
         self._ahead = threading.Lock()
@@ -159,9 +185,10 @@ class Workers:
             _log.exception("Task %s failed for a reason of the emulator's own.", task.id)
             self._store.fail(task.id, _FAILED, release_at=task.created_at, now=self._clock.now())
         else:
-            self._on_duration(task, result.duration_sec)
+            usage = usage_of(task.request, embedded_seconds(task.request, result.duration_sec or 0.0), result.amount)
+            self._on_done(task, result, usage)
             release_at = release_time(task, result.duration_sec, timing)
-            self._store.finish(task.id, result, release_at=release_at, now=self._clock.now())
+            self._store.finish(task.id, result, release_at=release_at, now=self._clock.now(), usage=usage)
             self._bodies.remember(task)
         if task.request.source_kind == "base64":
             with suppress(OSError):
@@ -170,35 +197,45 @@ class Workers:
     def _embed(self, task: Task) -> EmbeddingResult:
         settings, request = self._settings, task.request
         if not reads_sources(settings):
+            if request.input_type == "document":
+                request = self._settled(task, None)
             return as_answered(self._compute(None, request), request, settings.switches)
         path, temporary = self._bring(task)
         try:
+            if request.input_type == "document":
+                request = self._settled(task, path)
             result = self._compute(path, request)
         finally:
             if temporary:
                 path.unlink(missing_ok=True)
-        duration, shortest, longest = result.duration_sec, settings.min_duration_sec, settings.max_duration_sec
-        if duration < shortest:
-            raise SourceError(f"Duration ({duration:.1f} seconds) is below minimum limit of {shortest:g} seconds")
-        if duration > longest:
-            raise SourceError(
-                f"Duration ({duration:.1f} seconds) exceeds maximum limit of {longest:.0f} seconds "
-                f"({longest // 60:.0f} minutes)"
-            )
+        if result.duration_sec is not None:
+            check_duration(result.duration_sec, settings.min_duration_sec, settings.max_duration_sec)
         if settings.switches.missing_modality == "fail" and result.missing:
-            raise SourceError("The embedding request was invalid.")
+            raise SourceError(REQUEST_INVALID)
         return as_answered(result, request, settings.switches)
+
+    def _settled(self, task: Task, path: Path | None) -> AcceptedRequest:
+        """Hold a document's request to the rules of what the document turned out to be."""
+        kind = kind_by_name(task.request.source) if path is None else kind_of_file(path)
+        try:
+            settled = settle_document(task.request, kind or "text")
+        except Refusal as refusal:
+            raise SourceError(f"{REQUEST_INVALID} ({refusal.message})") from refusal
+        if settled != task.request:
+            self._store.amend(task.id, settled)
+        return settled
 
     def _bring(self, task: Task) -> tuple[Path, bool]:
         """Return the file of a task's source, and whether it is to be deleted afterwards."""
-        request, sizes = task.request, self._settings.sizes
+        request = task.request
+        largest = self._settings.sizes.of_source(request.input_type)
         if request.source_kind == "url" and not request.source.startswith("file:"):
             path = self._media / f"{task.id}.fetched"
             try:
                 fetch(
                     request.source,
                     path,
-                    limit=sizes.fetched,
+                    limit=largest,
                     allow_private=self._settings.allow_private_sources,
                 )
             except SourceError:
@@ -218,6 +255,6 @@ class Workers:
         if found is None or not found.is_file():
             raise SourceError
         size = found.stat().st_size
-        if size > sizes.fetched:
-            raise size_failure(size, sizes.fetched)
+        if size > largest:
+            raise size_failure(size, largest)
         return found, False

@@ -230,7 +230,14 @@ def test_a_report_is_held_to_what_arrived(start):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"filename": ""}, {"type": "image"}, {"type": "song"}, {"total_size": 0}, {"total_size": 11 * 1024**3}, {"x": 1}],
+    [
+        {"filename": ""},
+        {"type": "document"},
+        {"type": "song"},
+        {"total_size": 0},
+        {"total_size": 11 * 1024**3},
+        {"x": 1},
+    ],
 )
 def test_a_session_that_makes_no_sense_is_refused(start, wrong):
     body = {"filename": "a.mp4", "type": "video", "total_size": 100, **wrong}

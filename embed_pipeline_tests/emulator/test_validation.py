@@ -108,7 +108,7 @@ def test_a_model_that_is_not_named_is_the_older_one():
             "parameter_invalid",
         ),
         ({"input_type": "image", "model_name": "marengo3.0"}, "input_type", "parameter_invalid"),
-        ({"input_type": "image", "model_name": "marengo3.5"}, "input_type", "parameter_invalid"),
+        ({"input_type": "image", "model_name": "marengo3.5"}, "image", "parameter_not_provided"),
     ],
 )
 def test_a_refusal_names_the_field_at_fault(body, field, code):
@@ -161,7 +161,7 @@ names = st.sampled_from(
 
 @given(
     st.dictionaries(names, json_values),
-    st.sampled_from(["audio", "video"]),
+    st.sampled_from(["audio", "video", "image", "document"]),
     st.sampled_from(["marengo3.0", "marengo3.5"]),
 )
 def test_whatever_is_sent_is_accepted_or_refused_and_nothing_else(media, kind, model):

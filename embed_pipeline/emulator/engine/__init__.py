@@ -8,7 +8,16 @@ from __future__ import annotations
 from embed_pipeline.emulator.engine.failure import MediaFailure
 from embed_pipeline.emulator.engine.isolation import close_workers, embed_isolated
 from embed_pipeline.emulator.engine.registry import embed, embed_query, load_engine
-from embed_pipeline.emulator.engine.request import Dynamic, EmbedRequest, Engine, EngineLimits, EngineResult, Fixed
+from embed_pipeline.emulator.engine.request import (
+    Dynamic,
+    EmbedRequest,
+    Engine,
+    EngineLimits,
+    EngineResult,
+    Fixed,
+    Place,
+    Sentences,
+)
 
 __all__ = [
     "Dynamic",
@@ -18,6 +27,8 @@ __all__ = [
     "EngineResult",
     "Fixed",
     "MediaFailure",
+    "Place",
+    "Sentences",
     "close_workers",
     "embed",
     "embed_isolated",

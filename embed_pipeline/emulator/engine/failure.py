@@ -11,6 +11,7 @@ NOT_COMPLETED: Final = "The embedding task could not complete processing."
 REQUEST_INVALID: Final = "The embedding request was invalid."
 TOO_LARGE: Final = "The media exceeds the maximum allowed size for embedding."
 SOURCE_UNREACHABLE: Final = "failed to fetch or materialize source media"
+CONTEXT_EXCEEDED: Final = "Content exceeds the model's context window."
 UNPROCESSABLE: Final = "We could not process your media for embedding. Please verify the input file and try again."
 
 

@@ -79,7 +79,27 @@ def embed(
         MediaFailure: The file cannot be embedded.
         ConfigurationError: There is no such engine.
     """
-    return load_engine(engine).embed(Path(path), request, limits or EngineLimits(), progress)
+    return run(load_engine(engine), Path(path), request, limits or EngineLimits(), progress)
+
+
+def run(engine: Engine, path: Path, request: EmbedRequest, limits: EngineLimits, progress: Progress) -> EngineResult:
+    """Have an engine embed one file, whatever its medium.
+
+    Args:
+        engine: The engine. Images and documents are taken apart here; the engine sees pictures and words.
+        path: The file.
+        request: What to embed of it.
+        limits: What it may cost.
+        progress: Called now and then.
+
+    Raises:
+        MediaFailure: The file cannot be embedded.
+    """
+    if request.media_type in ("image", "document"):
+        from embed_pipeline.emulator.engine.stills import embed_still
+
+        return embed_still(engine, path, request, limits, progress)
+    return engine.embed(path, request, limits, progress)
 
 
 def embed_query(text: str, *, engine: str = "signal", dimension: int = 512) -> FloatArray:

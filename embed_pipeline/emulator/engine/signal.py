@@ -92,6 +92,13 @@ class SignalEngine:
         """One vector for what is said in a segment."""
         return embed_text(words)
 
+    def embed_picture(self, picture: npt.NDArray[np.uint8]) -> FloatArray:
+        """One vector for a still picture (uint8 RGB of any size), as a segment that shows nothing else has it."""
+        from av.video.frame import VideoFrame
+
+        frame = VideoFrame.from_ndarray(picture, format="rgb24")
+        return embed_pictures(describe_pictures(Shrink()(frame, SIZE, SIZE)[None]))
+
     def _answer(self, path: Path, request: EmbedRequest, media: MediaStream, reading: Reading) -> EngineResult:
         tracks: dict[str, list[Row]] = {}
         missing: dict[str, str] = {}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from embed_pipeline.emulator.engine.failure import MediaFailure
-from embed_pipeline.emulator.engine.registry import load_engine
+from embed_pipeline.emulator.engine.registry import load_engine, run
 from embed_pipeline.emulator.engine.request import EngineLimits
 from embed_pipeline.emulator.engine.wire import WireError, pack_result, receive, send, unpack_request
 from embed_pipeline.errors import ConfigurationError
@@ -57,7 +57,7 @@ def _serve(question: dict[str, Any], answers: BinaryIO) -> None:
         limits = EngineLimits(**question["limits"])
         engine = load_engine(question["engine"])
         _limit_memory(limits.memory_bytes)
-        result = engine.embed(Path(question["path"]), unpack_request(question["request"]), limits, progress)
+        result = run(engine, Path(question["path"]), unpack_request(question["request"]), limits, progress)
         head, arrays = pack_result(result)
         send(answers, {"kind": "result", **head}, *arrays)
     except MediaFailure as failure:

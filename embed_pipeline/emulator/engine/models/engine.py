@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from embed_pipeline.emulator.engine.captions import sidecar_captions
 from embed_pipeline.emulator.engine.models.efficientnet import SIDE, PictureNetwork
@@ -13,9 +14,9 @@ from embed_pipeline.emulator.engine.models.sentences import SentenceNetwork
 from embed_pipeline.emulator.engine.models.speech import Transcription, speech_weights
 from embed_pipeline.emulator.engine.projection import project
 from embed_pipeline.emulator.engine.request import EmbedRequest, FloatArray
-from embed_pipeline.emulator.engine.signal import PictureSample, Reading, SignalEngine
+from embed_pipeline.emulator.engine.signal import PictureSample, Reading, Shrink, SignalEngine
 from embed_pipeline.emulator.engine.stream import Caption, MediaStream, Sound
-from embed_pipeline.emulator.engine.visual import describe_pictures
+from embed_pipeline.emulator.engine.visual import SIZE, describe_pictures
 from embed_pipeline.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -79,6 +80,14 @@ class ModelsEngine(SignalEngine):
         """One vector for what is said in a segment, or for a question."""
         return project(self._sentences.embed(words), _TEXT_SEED)
 
+    def embed_picture(self, picture: npt.NDArray[np.uint8]) -> FloatArray:
+        """One vector for a still picture; see `SignalEngine.embed_picture`."""
+        from av.video.frame import VideoFrame
+
+        frame, shrink = VideoFrame.from_ndarray(picture, format="rgb24"), Shrink()
+        sample = shrink(frame, SIZE, SIZE), shrink(frame, SIDE, SIDE)
+        return _embed_pictures(_describe(self._pictures, [sample]), self._pictures.width)
+
 
 class _NetworkReading(Reading):
     def __init__(
@@ -96,14 +105,10 @@ class _NetworkReading(Reading):
         return (*super().sample(frame), self.shrink(frame, SIDE, SIDE))
 
     def describe(self, samples: list[PictureSample]) -> FloatArray:
-        seen = self._network.describe(np.stack([large for _, large in samples]))
-        by_hand = describe_pictures(np.stack([small for small, _ in samples]))
-        return np.concatenate([by_hand, seen * np.float32(_NETWORK_WEIGHT)], axis=1)
+        return _describe(self._network, samples)
 
     def embed_pictures(self, features: FloatArray) -> FloatArray:
-        by_hand = features[:, : -self._network.width]
-        change = np.abs(np.diff(by_hand, axis=0)).mean(axis=0) if len(features) > 1 else np.zeros_like(by_hand[0])
-        return project(np.concatenate([features.mean(axis=0), change]), _PICTURE_SEED)
+        return _embed_pictures(features, self._network.width)
 
     def hear(self, sound: Sound) -> None:
         if self.transcription is not None:
@@ -112,3 +117,15 @@ class _NetworkReading(Reading):
     def close(self) -> None:
         if self.transcription is not None:
             self.transcription.close()
+
+
+def _describe(network: PictureNetwork, samples: list[PictureSample]) -> FloatArray:
+    seen = network.describe(np.stack([large for _, large in samples]))
+    by_hand = describe_pictures(np.stack([small for small, _ in samples]))
+    return np.concatenate([by_hand, seen * np.float32(_NETWORK_WEIGHT)], axis=1)
+
+
+def _embed_pictures(features: FloatArray, network_width: int) -> FloatArray:
+    by_hand = features[:, :-network_width]
+    change = np.abs(np.diff(by_hand, axis=0)).mean(axis=0) if len(features) > 1 else np.zeros_like(by_hand[0])
+    return project(np.concatenate([features.mean(axis=0), change]), _PICTURE_SEED)

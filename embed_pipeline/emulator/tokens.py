@@ -1,0 +1,57 @@
+"""How many input tokens the newer model counts for what was embedded.
+
+The platform's figures are not documented. These keep to what is: every kind of content has a count of its own, and a
+page divided into quadrants counts five times.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from embed_pipeline.emulator.request import AcceptedRequest
+from embed_pipeline.emulator.results import Amount
+
+TOKENS_PER_SEC = 64
+TOKENS_PER_PICTURE = 256
+CHARACTERS_PER_TOKEN = 4
+TRUNCATION_REASON = "model_context_window"
+
+
+def text_tokens(characters: int) -> int:
+    """Return the tokens of a text of that many characters."""
+    return math.ceil(characters / CHARACTERS_PER_TOKEN)
+
+
+def input_tokens(input_type: str, *, seconds: float = 0.0, amount: Amount = Amount()) -> dict[str, int]:  # noqa: B008
+    """Count the tokens of one medium.
+
+    Args:
+        input_type: `audio`, `video`, `image` or `document`.
+        seconds: How much of it was embedded, if it has a length.
+        amount: How much of it was embedded, if not.
+
+    Returns:
+        Tokens by content type; the text of a document counts as `text`, its rendered pages as `document`.
+    """
+    if input_type in ("audio", "video"):
+        return {input_type: max(1, round(seconds * TOKENS_PER_SEC))}
+    counts = {}
+    if amount.pictures:
+        counts[input_type] = amount.pictures * TOKENS_PER_PICTURE
+    if amount.characters:
+        counts["text"] = text_tokens(amount.characters)
+    return counts
+
+
+def usage_body(tokens: dict[str, int], *, truncated: bool) -> dict[str, Any]:
+    """Write a usage as results show it."""
+    usage: dict[str, Any] = {"input_tokens": tokens, "truncated": truncated}
+    return usage | ({"truncation_reason": TRUNCATION_REASON} if truncated else {})
+
+
+def usage_of(request: AcceptedRequest, seconds: float, amount: Amount) -> dict[str, Any] | None:
+    """Return the usage of a task, as its result shows it; None with the older model, which counts no tokens."""
+    if request.model_name != "marengo3.5":
+        return None
+    return usage_body(input_tokens(request.input_type, seconds=seconds, amount=amount), truncated=amount.truncated)
