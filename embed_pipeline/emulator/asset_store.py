@@ -191,10 +191,9 @@ class AssetStore:
         ).fetchall()
         return [Asset(*row) for row in rows], total
 
-    def arrive(self, asset_id: str) -> None:
-        """Note that an asset's file is complete."""
-        with self._database.write() as connection:
-            connection.execute("UPDATE assets SET arrived = 1 WHERE id = ?", (asset_id,))
+    def ids(self) -> set[str]:
+        """Return the ids of all assets."""
+        return {row[0] for row in self._database.reader.execute("SELECT id FROM assets")}
 
     def unread(self) -> list[str]:
         """Return the ids of assets whose file is there (or can be fetched) and was not read yet."""

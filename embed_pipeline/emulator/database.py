@@ -28,6 +28,8 @@ class Database:
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None, timeout=30)
+        # Only a file that is new takes this: what is deleted is given back a little at a time.
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute("PRAGMA journal_mode = WAL")
         # In write-ahead mode this survives a crash of the process; only a power cut may lose the last moments.
         connection.execute("PRAGMA synchronous = NORMAL")
@@ -67,6 +69,25 @@ class Database:
                 self._writer.execute("ROLLBACK")
                 raise
             self._writer.execute("COMMIT")
+
+    def give_back(self, pages: int) -> bool:
+        """Return free pages to the disk.
+
+        Args:
+            pages: How many at most.
+
+        Returns:
+            Whether there are more.
+        """
+        with self._writing:
+            (mode,) = self._writer.execute("PRAGMA auto_vacuum").fetchone()
+            (free,) = self._writer.execute("PRAGMA freelist_count").fetchone()
+            if mode == 0 or free == 0:
+                return False
+            # Every step of the statement returns one page.
+            self._writer.execute(f"PRAGMA incremental_vacuum({pages:d})").fetchall()
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return bool(free > pages)
 
     def close(self) -> None:
         """Close every connection; the database is of no use afterwards."""

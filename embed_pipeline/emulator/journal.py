@@ -74,6 +74,7 @@ class Journal:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._lock = threading.Lock()
+        self._writing = threading.Lock()
         self._waiting: list[JournalEntry] = []
         database.create(_SCHEMA)
 
@@ -85,8 +86,10 @@ class Journal:
 
     def flush(self) -> None:
         """Write the entries that wait to the database."""
-        with self._lock:
-            waiting, self._waiting = self._waiting, []
+        # Requests may add entries meanwhile: only those who flush wait for the disk, and for each other.
+        with self._writing:
+            with self._lock:
+                waiting, self._waiting = self._waiting, []
             if not waiting:
                 return
             rows = [tuple({**asdict(entry), "faults": json.dumps(entry.faults)}.values()) for entry in waiting]
@@ -147,7 +150,8 @@ class Journal:
 
     def clear(self) -> None:
         """Forget every entry."""
-        with self._lock:
-            self._waiting = []
+        with self._writing:
+            with self._lock:
+                self._waiting = []
             with self._database.write() as connection:
                 connection.execute("DELETE FROM journal")

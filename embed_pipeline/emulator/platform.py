@@ -26,6 +26,7 @@ from embed_pipeline.emulator.results import EmbeddingResult
 from embed_pipeline.emulator.settings import EmulatorSettings
 from embed_pipeline.emulator.sources import below_root
 from embed_pipeline.emulator.store import Task, TaskStore
+from embed_pipeline.emulator.upkeep import Upkeep
 from embed_pipeline.emulator.uploads import Uploads
 from embed_pipeline.emulator.worker import Workers, embedded_seconds
 from embed_pipeline.errors import ConfigurationError
@@ -81,14 +82,18 @@ class Platform:
             self.bodies,
         )
 
+        self.give_back = self._database.give_back
+        self.upkeep = Upkeep(self)
+
     def start(self) -> None:
-        """Begin to work on queued tasks; vectors past their retention are deleted first."""
-        self.store.drop_results_before(self.clock.now() - round(self.settings.retention_sec * 1000))
+        """Begin to work on queued tasks."""
+        self.upkeep.start()
         self.workers.start()
         self.intake.start()
 
     def close(self) -> None:
         """End the work and let go of the state folder; a folder that was made for this run is deleted."""
+        self.upkeep.stop()
         self.intake.stop()
         self.workers.stop()
         self.threads.shutdown()

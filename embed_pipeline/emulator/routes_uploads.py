@@ -164,7 +164,6 @@ async def report_chunks(request: Request) -> Response:
         }
         if total == upload.total_chunks:
             if platform.uploads.assemble(upload, platform.assets.path(upload.asset_id)):
-                platform.assets.arrive(upload.asset_id)
                 platform.intake.take(upload.asset_id)
             body["url"] = f"{_origin(request)}/v1.3/assets/{upload.asset_id}"
         return body

@@ -360,12 +360,32 @@ class TaskStore:
         requests = (AcceptedRequest.from_json(json.loads(row[0])) for row in rows)
         return any(request.source_kind == "asset" and request.source == asset_id for request in requests)
 
-    def drop_results_before(self, created_at: int) -> None:
-        """Delete the vectors of tasks that are past their retention."""
-        with self.write() as connection:
-            connection.execute(
-                "DELETE FROM results WHERE task_id IN (SELECT id FROM tasks WHERE created_at < ?)", (created_at,)
-            )
+    def unfinished_ids(self) -> set[str]:
+        """Return the ids of tasks that still wait for their work to be done."""
+        rows = self.reader.execute("SELECT id FROM tasks INDEXED BY tasks_unfinished WHERE work != 'done'").fetchall()
+        return {row[0] for row in rows}
+
+    def drop_results_before(self, created_at: int, *, most: int) -> list[str]:
+        """Delete vectors of tasks that are past their retention.
+
+        Args:
+            created_at: Epoch milliseconds; tasks that were created before have their results deleted.
+            most: How many results are deleted at most.
+
+        Returns:
+            The ids of those tasks.
+        """
+        # From the results, of which there are few, to their tasks: those of old tasks are long gone.
+        query = (
+            "SELECT task_id FROM results CROSS JOIN tasks ON tasks.id = results.task_id WHERE created_at < ? LIMIT ?"
+        )
+        gone = [row[0] for row in self.reader.execute(query, (created_at, most)).fetchall()]
+        if gone:
+            with self.write() as connection:
+                connection.execute(
+                    "DELETE FROM results WHERE task_id IN (SELECT value FROM json_each(?))", (json.dumps(gone),)
+                )
+        return gone
 
 
 def _task(row: tuple[Any, ...]) -> Task:

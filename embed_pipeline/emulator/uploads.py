@@ -19,6 +19,7 @@ from embed_pipeline.emulator.refusal import Refusal
 SESSION_SEC = 24 * 3600
 URL_SEC = 3600
 MOST_AT_ONCE = 50
+_EXPIRED = "The upload was not completed within 24 hours."
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS uploads (
   id TEXT PRIMARY KEY,
@@ -278,11 +279,50 @@ class Uploads:
             part.replace(target)
             with self._database.write() as connection:
                 connection.execute("UPDATE uploads SET done = 1 WHERE id = ?", (upload.id,))
+                connection.execute("UPDATE assets SET arrived = 1 WHERE id = ?", (upload.asset_id,))
         finally:
             with self._lock:
                 self._assembling.discard(upload.id)
         shutil.rmtree(self._folder / upload.id, ignore_errors=True)
         return True
+
+    def expire(self, now: int, *, most: int) -> int:
+        """Delete the chunks of sessions that were not completed in time; their assets fail.
+
+        Args:
+            now: Epoch milliseconds.
+            most: How many sessions are dealt with at most.
+
+        Returns:
+            How many were.
+        """
+        query = (
+            "SELECT uploads.id, asset_id FROM uploads LEFT JOIN assets ON assets.id = asset_id WHERE NOT done"
+            " AND uploads.created_at <= ? AND outcome IS NULL LIMIT ?"
+        )
+        expired = self._database.reader.execute(query, (now - SESSION_SEC * 1000, most)).fetchall()
+        for upload_id, asset_id in expired:
+            with self._lock:
+                if upload_id in self._assembling:
+                    continue  # Its last report came in time.
+            shutil.rmtree(self._folder / upload_id, ignore_errors=True)
+            with self._database.write() as connection:
+                connection.execute("DELETE FROM chunks WHERE upload_id = ?", (upload_id,))
+                failed = connection.execute(
+                    "UPDATE assets SET outcome = 'failed', release_at = ?, error = ? WHERE id = ?",
+                    (now, _EXPIRED, asset_id),
+                )
+                if not failed.rowcount:
+                    # The asset was deleted meanwhile: nobody will ask for its upload.
+                    connection.execute("DELETE FROM uploads WHERE id = ?", (upload_id,))
+        return len(expired)
+
+    def forget_before(self, created_at: int) -> None:
+        """Forget sessions that were opened before a time (epoch milliseconds), complete or not."""
+        with self._database.write() as connection:
+            old = "SELECT id FROM uploads WHERE created_at < ?"
+            connection.execute(f"DELETE FROM chunks WHERE upload_id IN ({old})", (created_at,))  # noqa: S608
+            connection.execute("DELETE FROM uploads WHERE created_at < ?", (created_at,))
 
     def _signature(self, upload_id: str, number: int, expires: int, nonce: str) -> str:
         return hmac.new(self._key, f"{upload_id}/{number}/{expires}/{nonce}".encode(), "sha256").hexdigest()

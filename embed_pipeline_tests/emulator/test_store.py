@@ -85,7 +85,7 @@ def test_vectors_past_their_retention_are_deleted_and_others_are_not(store):
     for number, moment in enumerate((10, 20)):
         store.add(f"{number:024x}", REQUEST, now=moment)
         store.finish(f"{number:024x}", embed_instant(b"x", 12.0, REQUEST), release_at=moment, now=moment)
-    store.drop_results_before(20)
+    assert store.drop_results_before(20, most=10) == [f"{0:024x}"]
     assert store.result(f"{0:024x}") is None
     assert store.result(f"{1:024x}") is not None
 
