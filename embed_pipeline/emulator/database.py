@@ -84,8 +84,8 @@ class Database:
             (free,) = self._writer.execute("PRAGMA freelist_count").fetchone()
             if mode == 0 or free == 0:
                 return False
-            # Every step of the statement returns one page.
-            self._writer.execute(f"PRAGMA incremental_vacuum({pages:d})").fetchall()
+            # Every step of the statement frees one page; unlike execute, this takes them all.
+            self._writer.executescript(f"PRAGMA incremental_vacuum({pages:d})")
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return bool(free > pages)
 
