@@ -7,7 +7,7 @@ import json
 from typing import Any, Literal
 
 import dagster as dg
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 MediaType = Literal["audio", "video"]
 
@@ -16,6 +16,13 @@ _OPTIONS: dict[str, dict[MediaType, tuple[str, ...]]] = {
     "marengo3.0": {"video": ("visual", "audio", "transcription"), "audio": ("audio", "transcription")},
     "marengo3.5": {"video": ("visual", "audio"), "audio": ("audio",)},
 }
+
+# The platform takes each of these lists as a set; the order and the repeats in which people write one mean nothing.
+_CANONICAL_ORDER = (
+    *("visual", "audio", "transcription"),
+    *("clip", "asset"),
+    *("separate_embedding", "fused_embedding"),
+)
 
 
 class Segmentation(BaseModel):
@@ -74,6 +81,13 @@ class EmbeddingSettings(BaseModel, dg.Resolvable):
     start_sec: float | None = Field(None, ge=0, description="Embed from here, in seconds. Empty for the beginning.")
     end_sec: float | None = Field(None, gt=0, description="Embed up to here, in seconds. Empty for the end.")
     embedding_uncertainty: bool = Field(False, description="Ask for each vector's uncertainty; marengo3.5 only.")
+
+    @field_validator("video_options", "audio_options", "scopes", "types")
+    @classmethod
+    def _in_one_order(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        """Another order must not be other settings: every file would be paid for again."""
+        known = [name for name in _CANONICAL_ORDER if name in given]
+        return (*known, *sorted(set(given) - set(known)))
 
     @model_validator(mode="after")
     def _one_the_platform_takes(self) -> EmbeddingSettings:
