@@ -38,7 +38,7 @@ class EmbeddingResult:
     """What an engine computed for one media file.
 
     Attributes:
-        engine: The engine's name, which names the vector space: `signal-1`, `instant-1`.
+        engine: The engine's name, which names the vector space: `signal-2`, `instant-1`.
         duration_sec: Length of the whole media file. None for what has no length.
         labels: Embedding option and scope (`clip`, `page`, `chunk` or `asset`) of each row.
         start_sec: Float64, one per row; from the start of the file unless it was made relative. Not a number where

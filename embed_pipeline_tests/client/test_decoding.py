@@ -16,7 +16,7 @@ def body(items, **fields) -> dict:
         "_id": "t1",
         "status": "ready",
         "data": items,
-        "metadata": {"duration": 12.5, "embedding_engine": "signal-1"},
+        "metadata": {"duration": 12.5, "embedding_engine": "signal-2"},
         **fields,
     }
 
@@ -133,7 +133,7 @@ def test_what_stands_beside_the_vectors_is_kept_even_if_it_is_odd():
     task = decode_task(json.dumps(body([item([1.0])], created_at="yesterday", error="text", usage={"new": 1})).encode())
     assert task.created_at is None
     assert task.error.message == "text"
-    assert task.metadata.embedding_engine == "signal-1"
+    assert task.metadata.embedding_engine == "signal-2"
     assert task.segments.embedding.tolist() == [[1.0]]
 
 

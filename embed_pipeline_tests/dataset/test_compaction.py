@@ -103,13 +103,13 @@ def test_only_the_named_media_files_and_settings_are_taken(dataset):
 
 
 def test_a_file_holds_one_space_only_and_the_reader_refuses_to_mix(dataset):
-    fill(dataset, KEYS[:3], model_name="signal-1")
+    fill(dataset, KEYS[:3], model_name="signal-2")
     fill(dataset, KEYS[3:])
     snapshot = dataset.compact()
-    assert snapshot.spaces == ["marengo3.0-8", "signal-1-8"]
-    with pytest.raises(DatasetError, match=r"2 vector spaces \(marengo3\.0-8, signal-1-8\)"):
+    assert snapshot.spaces == ["marengo3.0-8", "signal-2-8"]
+    with pytest.raises(DatasetError, match=r"2 vector spaces \(marengo3\.0-8, signal-2-8\)"):
         read_embeddings(dataset, source="snapshot")
-    assert len(read_embeddings(dataset, source="snapshot", space="signal-1-8")) == 27
+    assert len(read_embeddings(dataset, source="snapshot", space="signal-2-8")) == 27
 
 
 def test_old_snapshots_stay_until_retention_takes_them(dataset):
@@ -155,9 +155,9 @@ def test_a_crash_before_the_manifest_leaves_the_old_snapshot_and_is_swept(tmp_pa
 def test_sweeping_takes_leftovers_and_nothing_else(tmp_path):
     dataset = EmbeddingDataset(str(tmp_path))
     # What a crash between the new file and the removal of the old one leaves behind.
-    EmbeddingDataset(str(tmp_path / "elsewhere")).write(make_segments(KEYS[0], model_name="signal-1"))
+    EmbeddingDataset(str(tmp_path / "elsewhere")).write(make_segments(KEYS[0], model_name="signal-2"))
     fill(dataset)
-    (tmp_path / "elsewhere" / "segments" / "space=signal-1-8").rename(tmp_path / "segments" / "space=signal-1-8")
+    (tmp_path / "elsewhere" / "segments" / "space=signal-2-8").rename(tmp_path / "segments" / "space=signal-2-8")
     dataset.compact()
     folder = tmp_path / "segments" / "space=marengo3.0-8" / f"settings={DIGEST}"
     for place in (folder, tmp_path / "embeddings_table", tmp_path):

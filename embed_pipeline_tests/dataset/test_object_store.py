@@ -92,7 +92,7 @@ def test_everything_works_in_a_bucket(dataset):
 
 
 def test_a_result_in_another_space_takes_the_place_of_the_old_one(dataset):
-    dataset.write(make_segments(model_name="signal-1"))
+    dataset.write(make_segments(model_name="signal-2"))
     assert len(dataset.write(make_segments()).replaced) == 1
     assert [file.space for file in dataset.find("lectures/one.mp4", DIGEST)] == ["marengo3.0-8"]
 

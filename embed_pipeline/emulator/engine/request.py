@@ -115,7 +115,7 @@ class EngineResult:
         vectors: float32 of shape (rows, dimension), each of unit length.
         uncertainty: float32 of shape (rows, dimension), never negative, or None where it was not asked for.
         missing: For each option that was asked for and has no row: why.
-        engine: The engine's name and version, such as `signal-1`: only vectors of one engine may be compared.
+        engine: The engine's name and version, such as `signal-2`: only vectors of one engine may be compared.
         places: Per row, for a document: where it belongs. Empty for anything else.
         pictures: How many pictures (an image, a page, a quarter of one) were looked at, where there is no time.
         characters: How many characters of text were read, where there is no time.
@@ -181,7 +181,7 @@ class Engine(Protocol):
     many files, one at a time.
 
     Attributes:
-        name: The engine and its version, such as `signal-1`. Raise the version whenever the vectors change: it is part
+        name: The engine and its version, such as `signal-2`. Raise the version whenever the vectors change: it is part
             of the vector space, so that vectors that cannot be compared never are.
     """
 

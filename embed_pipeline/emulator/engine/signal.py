@@ -51,7 +51,7 @@ class SignalEngine:
         name: The engine and its version.
     """
 
-    name = "signal-1"
+    name = "signal-2"
 
     def embed(
         self,

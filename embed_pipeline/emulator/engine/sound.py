@@ -1,4 +1,4 @@
-"""Describing sound by its spectrum and rhythm, so that copies of a passage stay close to it."""
+"""Describing sound by spectrum, rhythm and moments, so that copies of a passage stay close to it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 
 import numpy as np
 
+from embed_pipeline.emulator.engine.moments import describe_moments
 from embed_pipeline.emulator.engine.projection import project
 from embed_pipeline.emulator.engine.request import FloatArray
 from embed_pipeline.emulator.engine.stream import SAMPLE_RATE
@@ -129,6 +130,7 @@ def _features(columns: FloatArray) -> FloatArray:
         _length_one(_rhythm(broad).ravel()) * 0.8,
         _length_one(_notes(chroma)) * 0.8,
         _length_one(np.concatenate(quarters) - np.tile(np.mean(quarters, axis=0), 4)) * 0.5,
+        describe_moments(broad) * 2.5,
     ]
     return np.asarray(np.concatenate(blocks), np.float32)
 

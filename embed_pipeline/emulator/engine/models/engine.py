@@ -42,7 +42,7 @@ class ModelsEngine(SignalEngine):
         ConfigurationError: The extra `models` is not installed, or its weights are others than expected.
     """
 
-    name = "models-1"
+    name = "models-2"
 
     def __init__(self) -> None:
         try:
