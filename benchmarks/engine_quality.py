@@ -2,10 +2,12 @@
 
     python benchmarks/engine_quality.py [--engine signal] [--seconds 120] MEDIA [MEDIA ...]
 
-Each file is copied (its first seconds, or those from --start on), altered and encoded again with real encoders, and
-both are embedded in windows of four seconds. A query is a segment of an altered copy; it counts as found (R@1) where
-its nearest neighbour among all segments of all originals is the one that it overlaps most. Chance is one in the number
-of segments. Cosine margins are the mean of the right segment's cosine less that of the best wrong one.
+MEDIA are files, or folders of them. Each file is copied (its first seconds, or those from --start on), altered and
+encoded again with real encoders, and both are embedded in windows of four seconds. A query is a segment of an altered
+copy; it counts as found (R@1) where its nearest neighbour among all segments of all originals is the one that it
+overlaps most. Beside it stand the bounds of that share with 95 % confidence, were the queries independent (Wilson), and
+the share of queries whose nearest neighbour overlaps them at all. Chance is one in the number of segments. Cosine
+margins are the mean of the right segment's cosine less that of the best wrong one.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from embed_pipeline.emulator.engine import EmbedRequest, EngineResult, Fixed, Me
 
 WINDOW_SEC = 4.0
 HEIGHT = 240
+MEETING_SEC = 0.1
+ENDINGS = {".mp4", ".mkv", ".webm", ".mov", ".mpg", ".avi", ".wav", ".flac", ".mp3", ".m4a", ".ogg"}
 
 
 @dataclass(frozen=True)
@@ -154,8 +158,20 @@ def alter_audio(source: Path, target: Path, how: Alteration, start: float, secon
         copy.mux(out.encode(None))
 
 
-def right_answer(start: float, end: float, spans: list[tuple[float, float]]) -> int:
-    return int(np.argmax([min(end, last) - max(start, first) for first, last in spans]))
+def files_of(media: list[Path]) -> list[Path]:
+    found = [sorted(place.rglob("*")) if place.is_dir() else [place] for place in media]
+    return [path for paths in found for path in paths if path.suffix.lower() in ENDINGS]
+
+
+def overlap(start: float, end: float, result: EngineResult) -> np.ndarray:
+    """How many seconds of a span each segment of a result shares; below zero it is their distance."""
+    return np.minimum(end, result.end_sec) - np.maximum(start, result.start_sec)
+
+
+def wilson(found: int, made: int) -> tuple[float, float]:
+    share, z = found / made, 1.96
+    centre, spread = share + z * z / (2 * made), z * ((share * (1 - share) + z * z / (4 * made)) / made) ** 0.5
+    return (centre - spread) / (1 + z * z / made), (centre + spread) / (1 + z * z / made)
 
 
 def run(option: str, alterations: list[Alteration], arguments: argparse.Namespace, folder: Path) -> None:
@@ -167,7 +183,7 @@ def run(option: str, alterations: list[Alteration], arguments: argparse.Namespac
     )
     gallery: list[EngineResult] = []
     queries: dict[str, list[tuple[int, EngineResult, float]]] = defaultdict(list)
-    for source in arguments.media:
+    for source in files_of(arguments.media):
         make = alter_video if option == "visual" else alter_audio
         window = replace(request, start_sec=arguments.start or None, end_sec=arguments.start + arguments.seconds)
         try:
@@ -175,7 +191,7 @@ def run(option: str, alterations: list[Alteration], arguments: argparse.Namespac
         except MediaFailure as failure:
             print(f"{source.name}: {failure.message} ({failure.detail})")
             continue
-        if option in original.missing:
+        if option in original.missing or original.end_sec.max() - arguments.start < arguments.least:
             continue
         for how in alterations:
             target = folder / f"{option}.{'mp4' if option == 'visual' else 'm4a'}"
@@ -188,23 +204,29 @@ def run(option: str, alterations: list[Alteration], arguments: argparse.Namespac
     offsets = np.cumsum([0, *[len(result.vectors) for result in gallery]])
     cosines = vectors @ vectors.T
     print(f"\n{option}: {len(vectors)} segments of {len(gallery)} files, median cosine of two {np.median(cosines):.2f}")
-    print("| alteration | queries | R@1 | margin |\n|---|---|---|---|")
+    print("| alteration | found | R@1 | 95 % | overlaps | margin |\n|---|---|---|---|---|---|")
     for name, made in queries.items():
-        found, margins = [], []
+        found, overlapping, margins = [], [], []
         for number, result, shift in made:
-            spans = [
-                (start - arguments.start, end - arguments.start)
-                for start, end in zip(gallery[number].start_sec, gallery[number].end_sec, strict=True)
-            ]
+            own = range(offsets[number], offsets[number + 1])
             for vector, start, end in zip(result.vectors, result.start_sec, result.end_sec, strict=True):
                 if end - start < WINDOW_SEC / 2:
                     continue
-                right = offsets[number] + right_answer(start + shift, end + shift, spans)
+                begin = arguments.start + shift
+                overlaps = overlap(begin + start, begin + end, gallery[number])
+                right = own[int(np.argmax(overlaps))]
                 scores = vectors @ vector
+                nearest = int(np.argmax(scores))
                 others = np.delete(scores, right)
-                found.append(scores[right] > others.max())
-                margins.append(scores[right] - others.max())
-        print(f"| {name} | {len(found)} | {np.mean(found):.2f} | {np.mean(margins):+.3f} |", flush=True)
+                found.append(scores[right] > others.max(initial=-1.0))
+                overlapping.append(nearest in own and overlaps[nearest - offsets[number]] > MEETING_SEC)
+                margins.append(scores[right] - others.max(initial=-1.0))
+        low, high = wilson(sum(found), len(found))
+        print(
+            f"| {name} | {sum(found)} of {len(found)} | {np.mean(found):.2f} | {low:.2f} to {high:.2f} |"
+            f" {np.mean(overlapping):.2f} | {np.mean(margins):+.3f} |",
+            flush=True,
+        )
 
 
 def main() -> None:
@@ -213,6 +235,7 @@ def main() -> None:
     parser.add_argument("--engine", default="signal")
     parser.add_argument("--start", type=float, default=0.0)
     parser.add_argument("--seconds", type=float, default=120.0)
+    parser.add_argument("--least", type=float, default=0.0, help="pass over files shorter than this, in seconds")
     parser.add_argument("--option", choices=["visual", "audio"], action="append")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
