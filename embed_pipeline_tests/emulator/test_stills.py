@@ -84,7 +84,7 @@ def test_an_image_is_embedded_from_every_kind_of_source(emulator, folder):
         "embedding_scopes": ["asset"],
         "embedding_options": ["visual"],
         "embedding_dimension": 512,
-        "embedding_engine": "signal-1",
+        "embedding_engine": "signal-2",
     }
     assert tasks[1]["metadata"]["input_filename"] == "grey.png"
     listed = emulator.http.get(TASKS).json()["data"][-1]
