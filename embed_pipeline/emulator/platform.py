@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import tempfile
@@ -19,6 +20,7 @@ from embed_pipeline.emulator.database import Database
 from embed_pipeline.emulator.faults import FaultPlan
 from embed_pipeline.emulator.journal import Journal
 from embed_pipeline.emulator.limits import RateLimiter, limits_of
+from embed_pipeline.emulator.media_limits import known_fault
 from embed_pipeline.emulator.probe import UnreadableMediaError, read_header_isolated
 from embed_pipeline.emulator.refusal import Refusal
 from embed_pipeline.emulator.request import AcceptedRequest
@@ -109,6 +111,34 @@ class Platform:
         asset = self.assets.get(asset_id)
         ready = asset is not None and asset.status(self.clock.now()) == "ready"
         return self.assets.path(asset_id) if ready else None
+
+    def check_limits(self, request: AcceptedRequest, *, field: str) -> None:
+        """Refuse media that what is known at creation shows to be outside the platform's bounds.
+
+        Args:
+            request: What was asked for.
+            field: The path of the request's source.
+
+        Raises:
+            Refusal: With the code of the bound, such as `video_resolution_too_low`.
+        """
+        if not reads_sources(self.settings):
+            return
+        fault, asset = None, self.assets.get(request.source) if request.source_kind == "asset" else None
+        if asset is not None:
+            header = json.loads(asset.technical or "{}")
+            pixels = header.get("video_width"), header.get("video_height")
+            fault = known_fault(self.settings, request.input_type, asset.duration, asset.size, pixels)
+        elif request.source.startswith("file:") and self.settings.switches.source_check == "create" and request.timed:
+            path = below_root(request.source, self.settings.media_root or Path("/"))
+            try:
+                found = read_header_isolated(path)
+            except UnreadableMediaError as error:
+                raise Refusal(f"{field}: {error}", field, code="video_file_broken") from None
+            size, pixels = path.stat().st_size, (found.width, found.height)
+            fault = known_fault(self.settings, request.input_type, found.duration_sec, size, pixels)
+        if fault is not None:
+            raise Refusal(f"{field}: {fault.message}.", field, code=fault.code)
 
     def asset_filename(self, asset_id: str, *, field: str) -> str:
         """Return the file name of an asset that a request names.

@@ -154,7 +154,8 @@ def _keep(platform: Platform, form: dict[str, Any]) -> dict[str, Any]:
 
 
 def _too_large(limit: int) -> Refusal:
-    return Refusal(f"file must not exceed {limit} bytes; use a multipart upload for larger ones.", "file")
+    message = f"file must not exceed {limit} bytes; use a multipart upload for larger ones."
+    return Refusal(message, "file", code="video_filesize_too_large")
 
 
 async def list_assets(request: Request) -> Response:

@@ -95,6 +95,7 @@ def _keep(platform: Platform, accepted: AcceptedRequest, body: dict[str, Any], e
         (platform.media / task_id).write_bytes(media)
     if settings.switches.source_check == "create" and accepted.source_kind == "url":
         check_reachable(accepted.source, settings, field=f"{field}.url")
+    platform.check_limits(accepted, field=field)
     if platform.count_media(accepted):
         effects["counted"] = True
     platform.store.add(

@@ -33,7 +33,9 @@ class Switches:
         date_bounds: Whether `started_at` and `ended_at` include the instant they name.
         expired_result: What retrieving a task past its retention answers.
         malformed_id: The status of a task id that is not 24 hex characters.
-        source_check: Whether an unreachable source is refused at creation or fails the task.
+        source_check: Whether a source that cannot be reached (or a `file://` one that cannot be embedded) is refused at
+            creation or fails the task.
+        picture_size: Whether a video's resolution and aspect are held to the platform's documented bounds.
         gzip: Whether bodies are compressed for clients that accept it. The platform does; off by default, for speed.
         wide_numbers: Whether vectors are written with the digits of a double (21 characters a value, as the platform
             has been seen to do) rather than the shortest text that gives the same float32 (about 11).
@@ -56,6 +58,7 @@ class Switches:
     expired_result: Literal["not_found", "failed"] = "not_found"
     malformed_id: Literal[400, 404] = 404
     source_check: Literal["task", "create"] = "task"
+    picture_size: Literal["any", "documented"] = "any"
     gzip: bool = False
     wide_numbers: bool = False
     reset_unit: Literal["epoch", "delta"] = "epoch"

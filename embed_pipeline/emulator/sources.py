@@ -13,6 +13,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 import httpx
 
+from embed_pipeline.emulator.media_limits import size_fault
 from embed_pipeline.emulator.refusal import Refusal
 from embed_pipeline.emulator.settings import EmulatorSettings
 
@@ -120,8 +121,8 @@ def check_reachable(url: str, settings: EmulatorSettings, *, field: str) -> None
 
 def size_failure(size: int, limit: int) -> SourceError:
     """The failure of a file that is too large, with the figures the platform would name. Sizes in bytes."""
-    mib = 1024**2
-    return SourceError(f"File size ({size / mib:.1f} MB) exceeds maximum limit of {limit / mib:.0f} MB")
+    fault = size_fault(size, limit)
+    return SourceError() if fault is None else SourceError(fault.message)
 
 
 def fetch(

@@ -15,7 +15,9 @@ from typing import Any
 from embed_pipeline.emulator.bodies import ResultBodies
 from embed_pipeline.emulator.clock import Clock
 from embed_pipeline.emulator.compute import Compute, reads_sources
-from embed_pipeline.emulator.engine.failure import REQUEST_INVALID
+from embed_pipeline.emulator.engine.failure import REQUEST_INVALID, UNPROCESSABLE
+from embed_pipeline.emulator.media_limits import duration_fault, picture_fault
+from embed_pipeline.emulator.probe import UnreadableMediaError, read_header_isolated
 from embed_pipeline.emulator.refusal import Refusal
 from embed_pipeline.emulator.request import AcceptedRequest
 from embed_pipeline.emulator.results import EmbeddingResult, as_answered
@@ -53,13 +55,9 @@ def check_duration(seconds: float, shortest: float, longest: float) -> None:
     Raises:
         SourceError: If it is.
     """
-    if seconds < shortest:
-        raise SourceError(f"Duration ({seconds:.1f} seconds) is below minimum limit of {shortest:g} seconds")
-    if seconds > longest:
-        raise SourceError(
-            f"Duration ({seconds:.1f} seconds) exceeds maximum limit of {longest:.0f} seconds "
-            f"({longest // 60:.0f} minutes)"
-        )
+    fault = duration_fault(seconds, shortest, longest)
+    if fault is not None:
+        raise SourceError(fault.message)
 
 
 def embedded_seconds(request: AcceptedRequest, duration_sec: float) -> float:
@@ -204,6 +202,7 @@ class Workers:
         try:
             if request.input_type == "document":
                 request = self._settled(task, path)
+            self._check_pictures(path, request)
             result = self._compute(path, request)
         finally:
             if temporary:
@@ -213,6 +212,19 @@ class Workers:
         if settings.switches.missing_modality == "fail" and result.missing:
             raise SourceError(REQUEST_INVALID)
         return as_answered(result, request, settings.switches)
+
+    def _check_pictures(self, path: Path, request: AcceptedRequest) -> None:
+        """Read a video's resolution and hold it to the platform's bounds, where the switch says so."""
+        if request.input_type != "video" or self._settings.switches.picture_size == "any":
+            return
+        try:
+            header = read_header_isolated(path)
+        except UnreadableMediaError:
+            return  # The engine says what is wrong with it.
+        if header.width and header.height:
+            fault = picture_fault(header.width, header.height)
+            if fault is not None:
+                raise SourceError(f"{UNPROCESSABLE} ({fault.message})")
 
     def _settled(self, task: Task, path: Path | None) -> AcceptedRequest:
         """Hold a document's request to the rules of what the document turned out to be."""
