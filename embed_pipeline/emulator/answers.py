@@ -27,6 +27,11 @@ def platform_of(request: Request) -> Platform:
     return platform
 
 
+def origin_of(request: Request) -> str:
+    """Return scheme, host and port that the client reached."""
+    return f"{request.url.scheme}://{request.url.netloc}"
+
+
 async def in_thread(request: Request, function: Callable[..., T], *values: Any) -> T:
     """Run a blocking call of the stores beside the event loop."""
     return await asyncio.get_running_loop().run_in_executor(platform_of(request).threads, function, *values)

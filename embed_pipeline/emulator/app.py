@@ -37,6 +37,7 @@ def build_app(platform: Platform) -> Gate:
             # Multipart uploads before assets: their path would else be taken for an asset's id.
             Mount(BASE_PATH, routes=[*routes_tasks.ROUTES, *routes_uploads.ROUTES, *routes_assets.ROUTES]),
             routes_uploads.CHUNK_ROUTE,
+            routes_assets.THUMBNAIL_ROUTE,
             Mount("/_emulator", routes=routes_control.ROUTES),
         ],
         exception_handlers={Refusal: _on_refusal, 404: _on_unknown, 405: _on_method, ClientDisconnect: _on_hung_up},

@@ -20,6 +20,7 @@ from embed_pipeline.emulator.probe import (
 )
 from embed_pipeline.emulator.settings import EmulatorSettings, Timing
 from embed_pipeline.emulator.sources import SourceError, fetch
+from embed_pipeline.emulator.thumbnail import make_thumbnail
 
 _log = logging.getLogger(__name__)
 
@@ -76,6 +77,9 @@ class AssetIntake:
             self._store.settle(asset_id, release_at=release_at, error=UNREADABLE)
         else:
             size = path.stat().st_size if path.exists() else 0
+            thumbnail = None
+            if "thumbnail" in asset.wanted and header.kind in ("video", "image"):
+                thumbnail = make_thumbnail(path, self._store.thumbnail(asset_id))
             self._store.settle(
                 asset_id,
                 release_at=release_at,
@@ -83,6 +87,7 @@ class AssetIntake:
                 duration=header.duration_sec,
                 kind=header.kind,
                 technical=_technical(header, size, asset.file_type),
+                thumbnail=thumbnail,
             )
 
     def _header(self, asset_id: str) -> MediaHeader:

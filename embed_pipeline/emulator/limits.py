@@ -112,10 +112,18 @@ class RateLimiter:
     Args:
         limits: What `limits_of` returned.
         reset_unit: Whether `-Reset` headers hold an epoch second or the seconds that remain.
+        old_headers: Whether the older set of headers on requests comes too; its reset is an epoch second always.
     """
 
-    def __init__(self, limits: Mapping[str, float], reset_unit: Literal["epoch", "delta"] = "epoch") -> None:
+    def __init__(
+        self,
+        limits: Mapping[str, float],
+        reset_unit: Literal["epoch", "delta"] = "epoch",
+        *,
+        old_headers: bool = False,
+    ) -> None:
         self._lock = threading.Lock()
+        self._old_headers = old_headers
         self._reset_unit = reset_unit
         self.replace(limits)
 
@@ -179,4 +187,9 @@ class RateLimiter:
                 headers[f"{prefix}-Remaining"] = f"{math.floor(tightest.remaining)}"
                 headers[f"{prefix}-Reset"] = str(math.ceil(reset / 1000))
                 dimensions.append(dimension)
+                if dimension == "Request" and self._old_headers:
+                    headers["X-Ratelimit-Limit"] = f"{tightest.limit:.0f}"
+                    headers["X-Ratelimit-Remaining"] = f"{math.floor(tightest.remaining)}"
+                    headers["X-Ratelimit-Used"] = f"{tightest.used:.0f}"
+                    headers["X-Ratelimit-Reset"] = str(math.ceil(tightest.ends_at / 1000))
         return {"X-RateLimit-Dimensions": ",".join(dimensions), **headers}

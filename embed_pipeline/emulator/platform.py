@@ -66,7 +66,11 @@ class Platform:
         self.uploads = Uploads(self._database, self.folder / "uploads")
         self.journal = Journal(self._database)
         self.faults = FaultPlan(settings.faults, settings.fault_seed)
-        self.limiter = RateLimiter(limits_of(settings.plan, settings.limits), settings.switches.reset_unit)
+        self.limiter = RateLimiter(
+            limits_of(settings.plan, settings.limits),
+            settings.switches.reset_unit,
+            old_headers=settings.switches.old_rate_headers,
+        )
         self.timing = settings.timing
         self.intake = AssetIntake(self.assets, settings, self.clock, lambda: self.timing)
         # The event loop hands every call of the store to these threads: SQLite must not hold up other requests.

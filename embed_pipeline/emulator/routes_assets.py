@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mimetypes
 import shutil
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -15,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from embed_pipeline.emulator.answers import in_thread, json_response, platform_of
+from embed_pipeline.emulator.answers import in_thread, json_response, origin_of, platform_of
 from embed_pipeline.emulator.identifiers import new_id
 from embed_pipeline.emulator.platform import Platform
 from embed_pipeline.emulator.refusal import Refusal
@@ -73,6 +74,22 @@ def checked_metadata(value: Any) -> str | None:
     return orjson.dumps(parsed).decode()
 
 
+def wanted_of(values: Mapping[str, Any]) -> str:
+    """Read `enable_hls` and `enable_thumbnail`; without them nothing is made.
+
+    Raises:
+        Refusal: If one is neither true nor false.
+    """
+    wanted = []
+    for name in ("hls", "thumbnail"):
+        value = values.get(f"enable_{name}")
+        if value not in (None, "", True, False, "true", "false"):
+            raise Refusal(f"enable_{name} must be true or false.", f"enable_{name}")
+        if value in (True, "true"):
+            wanted.append(name)
+    return " ".join(wanted)
+
+
 async def create_asset(request: Request) -> Response:
     """`POST /assets`: take a file, or the URL of one; it is read later."""
     platform = platform_of(request)
@@ -114,7 +131,7 @@ def _keep(platform: Platform, form: dict[str, Any]) -> dict[str, Any]:
     method, file, url = form.get("method"), form.get("file"), form.get("url")
     if method not in ("direct", "url"):
         raise Refusal("method must be direct or url.", "method", method if isinstance(method, str) else None)
-    metadata = checked_metadata(form.get("user_metadata"))
+    metadata, wanted = checked_metadata(form.get("user_metadata")), wanted_of(form)
     asset_id = new_id(now)
     if method == "direct":
         if not isinstance(file, UploadFile):
@@ -147,10 +164,11 @@ def _keep(platform: Platform, form: dict[str, Any]) -> dict[str, Any]:
         user_metadata=metadata,
         url=url,
         arrived=url is None,
+        wanted=wanted,
     )
     asset = platform.assets.get(asset_id)
     platform.intake.take(asset_id)
-    return {} if asset is None else asset.body(now, detail=False)
+    return {} if asset is None else asset.body(now)
 
 
 def _too_large(limit: int) -> Refusal:
@@ -176,7 +194,7 @@ async def list_assets(request: Request) -> Response:
             offset=(page - 1) * limit,
             limit=limit,
         )
-        return [asset.body(platform.clock.now(), detail=False) for asset in found], total
+        return [asset.body(platform.clock.now()) for asset in found], total
 
     items, total = await in_thread(request, read)
     return json_response(request, {"data": items, "page_info": page_info(page, limit, total)})
@@ -188,7 +206,17 @@ async def retrieve_asset(request: Request) -> Response:
     asset = await in_thread(request, platform.assets.get, asset_id)
     if asset is None:
         raise not_found("Asset", asset_id)
-    return json_response(request, asset.body(platform.clock.now(), detail=True))
+    return json_response(request, asset.body(platform.clock.now(), origin=origin_of(request)))
+
+
+async def thumbnail(request: Request) -> Response:
+    """`GET` of the URL that a retrieve of an asset shows: its thumbnail as a JPEG."""
+    platform, asset_id = platform_of(request), request.path_params["asset_id"]
+    asset = await in_thread(request, platform.assets.get, asset_id)
+    if asset is None or not asset.thumbnail:
+        raise not_found("Thumbnail of asset", asset_id)
+    picture = await in_thread(request, platform.assets.thumbnail(asset_id).read_bytes)
+    return Response(picture, media_type="image/jpeg")
 
 
 async def delete_asset(request: Request) -> Response:
@@ -216,3 +244,4 @@ ROUTES = [
     Route("/assets/{asset_id}", retrieve_asset, methods=["GET"]),
     Route("/assets/{asset_id}", delete_asset, methods=["DELETE"]),
 ]
+THUMBNAIL_ROUTE = Route("/_thumbnail/{asset_id}.jpg", thumbnail, methods=["GET"])

@@ -8,22 +8,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from embed_pipeline.emulator.answers import in_thread, json_response, platform_of, read_json
+from embed_pipeline.emulator.answers import in_thread, json_response, origin_of, platform_of, read_json
 from embed_pipeline.emulator.clock import to_rfc3339
 from embed_pipeline.emulator.identifiers import new_id
 from embed_pipeline.emulator.platform import Platform
 from embed_pipeline.emulator.refusal import Refusal
-from embed_pipeline.emulator.routes_assets import asset_kind, checked_metadata, checked_name, file_type_of
+from embed_pipeline.emulator.routes_assets import asset_kind, checked_metadata, checked_name, file_type_of, wanted_of
 from embed_pipeline.emulator.routes_tasks import MAX_PAGE_LIMIT, not_found, number_from
 from embed_pipeline.emulator.uploads import MOST_AT_ONCE, URL_SEC, Upload
 from embed_pipeline.emulator.wire import page_info
 
 _FIRST_URLS = 10
 _BODY = 1 << 20
-
-
-def _origin(request: Request) -> str:
-    return f"{request.url.scheme}://{request.url.netloc}"
 
 
 def _object(body: Any, known: set[str]) -> dict[str, Any]:
@@ -56,7 +52,7 @@ async def create_upload(request: Request) -> Response:
     if values.get("type") not in ("video", "audio", "image"):
         raise Refusal("type must be video, audio or image.", "type", values.get("type"))
     total_size = _whole(values, "total_size", platform.settings.sizes.multipart_upload)
-    metadata = checked_metadata(values.get("user_metadata"))
+    metadata, wanted = checked_metadata(values.get("user_metadata")), wanted_of(values)
     now = platform.clock.now()
     upload = Upload(new_id(now), new_id(now), now, now, total_size, platform.settings.sizes.chunk, done=False)
 
@@ -71,6 +67,7 @@ async def create_upload(request: Request) -> Response:
             file_type=file_type,
             kind=kind,
             user_metadata=metadata,
+            wanted=wanted,
         )
         platform.uploads.add(upload)
 
@@ -78,7 +75,7 @@ async def create_upload(request: Request) -> Response:
     body = {
         "upload_id": upload.id,
         "asset_id": upload.asset_id,
-        "upload_urls": platform.uploads.presigned(upload, _origin(request), 1, _FIRST_URLS, now),
+        "upload_urls": platform.uploads.presigned(upload, origin_of(request), 1, _FIRST_URLS, now),
         "upload_headers": {"Content-Type": "application/octet-stream"},
         "chunk_size": upload.chunk_size,
         "total_chunks": upload.total_chunks,
@@ -126,7 +123,7 @@ async def more_urls(request: Request) -> Response:
     start = _whole(values, "start", upload.total_chunks)
     count = _whole(values, "count", MOST_AT_ONCE)
     now = platform.clock.now()
-    urls = platform.uploads.presigned(upload, _origin(request), start, count, now)
+    urls = platform.uploads.presigned(upload, origin_of(request), start, count, now)
     body = {
         "upload_id": upload.id,
         "start_index": start,
@@ -165,7 +162,7 @@ async def report_chunks(request: Request) -> Response:
         if total == upload.total_chunks:
             if platform.uploads.assemble(upload, platform.assets.path(upload.asset_id)):
                 platform.intake.take(upload.asset_id)
-            body["url"] = f"{_origin(request)}/v1.3/assets/{upload.asset_id}"
+            body["url"] = f"{origin_of(request)}/v1.3/assets/{upload.asset_id}"
         return body
 
     return json_response(request, await in_thread(request, note))

@@ -40,6 +40,7 @@ class Switches:
         wide_numbers: Whether vectors are written with the digits of a double (21 characters a value, as the platform
             has been seen to do) rather than the shortest text that gives the same float32 (about 11).
         reset_unit: Whether `-Reset` headers hold an epoch second or the seconds that remain.
+        old_rate_headers: Whether the older `X-Ratelimit-Limit`, `-Remaining`, `-Used` and `-Reset` come too.
         limit_polling: Whether list and retrieve count as requests under the rate limits.
     """
 
@@ -62,6 +63,7 @@ class Switches:
     gzip: bool = False
     wide_numbers: bool = False
     reset_unit: Literal["epoch", "delta"] = "epoch"
+    old_rate_headers: bool = False
     limit_polling: bool = False
 
 

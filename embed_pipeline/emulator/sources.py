@@ -13,6 +13,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 import httpx
 
+from embed_pipeline.emulator.links import not_media
 from embed_pipeline.emulator.media_limits import size_fault
 from embed_pipeline.emulator.refusal import Refusal
 from embed_pipeline.emulator.settings import EmulatorSettings
@@ -56,6 +57,9 @@ def check_url(url: str, *, media_root: Path | None, allow_private: bool, field: 
             raise Refusal("file:// sources need an emulator that was started with --media-root.", field)
         below_root(url, media_root, field=field)
         return
+    reason = not_media(parts)
+    if reason is not None:
+        raise Refusal(f"{field}: {reason}.", field)
     if allow_private:
         return
     host = (parts.hostname or "").rstrip(".").lower()

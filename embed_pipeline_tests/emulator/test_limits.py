@@ -89,3 +89,15 @@ def test_a_reset_is_an_instant_or_a_wait():
     for unit, reset in (("epoch", "1060"), ("delta", "60")):
         verdict = RateLimiter({"requests_per_minute": 5}, unit).request("embed", 1_000_000)
         assert verdict.headers["X-RateLimit-Request-Reset"] == reset
+
+
+def test_the_older_headers_come_beside_the_newer_where_the_switch_says_so(start):
+    limits = {"requests_per_minute": 3}
+    assert "x-ratelimit-used" not in start(replace(TEST_SETTINGS, limits=limits)).create().headers
+    emulator = start(replace(TEST_SETTINGS, limits=limits, switches=Switches(old_rate_headers=True)))
+    answers = [emulator.create() for _ in range(4)]
+    assert [answer.headers["x-ratelimit-used"] for answer in answers] == ["1", "2", "3", "3"]
+    assert [answer.headers["x-ratelimit-remaining"] for answer in answers] == ["2", "1", "0", "0"]
+    assert answers[-1].headers["x-ratelimit-limit"] == "3"
+    now = emulator.emulator.platform.clock.now() / 1000
+    assert int(answers[-1].headers["x-ratelimit-reset"]) == pytest.approx(now + 60, abs=1)
