@@ -122,6 +122,13 @@ def test_a_question_finds_the_sentence_that_answers_it():
         assert (vectors @ embed_query(question, engine="models")).argmax() == number
 
 
+@installed
+def test_words_that_the_network_cannot_read_are_still_told_apart():
+    answers = ["ሰላም ለዓለም ሁሉ", "መልካም ቀን ይሁን", "ቡና ጠጡ ዛሬ"]
+    vectors = np.stack([embed_query(answer, engine="models") for answer in answers])
+    assert [(vectors @ embed_query(answer.split()[0], engine="models")).argmax() for answer in answers] == [0, 1, 2]
+
+
 def recording() -> Path:
     """The beginning of a novel, read aloud, which comes with Moonshine."""
     found = importlib.util.find_spec("moonshine_voice")
