@@ -41,7 +41,7 @@ def refused(request: Request, refusal: Refusal) -> Response:
     """Answer with an error, in the shape its endpoint has."""
     path: str = request.scope["path"]
     # Documented: nested for creating and retrieving embed tasks, flat for their list, for assets and for the key.
-    embed = "/embed-v2/" in path and not (path.endswith("/tasks") and request.method == "GET")
+    embed = "/embed-v2" in path and not (path.endswith("/tasks") and request.method == "GET")
     embed = embed and refusal.status != 401
     nested = nested_shape(platform_of(request).settings.switches, embed=embed)
     return json_response(request, error_body(refusal, nested=nested), status=refusal.status, headers=refusal.headers)

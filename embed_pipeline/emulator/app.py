@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Mount
 
-from embed_pipeline.emulator import routes_assets, routes_control, routes_tasks, routes_uploads
+from embed_pipeline.emulator import routes_assets, routes_control, routes_sync, routes_tasks, routes_uploads
 from embed_pipeline.emulator.answers import refused
 from embed_pipeline.emulator.gate import Gate
 from embed_pipeline.emulator.platform import Platform
@@ -35,7 +35,15 @@ def build_app(platform: Platform) -> Gate:
     app = Starlette(
         routes=[
             # Multipart uploads before assets: their path would else be taken for an asset's id.
-            Mount(BASE_PATH, routes=[*routes_tasks.ROUTES, *routes_uploads.ROUTES, *routes_assets.ROUTES]),
+            Mount(
+                BASE_PATH,
+                routes=[
+                    *routes_sync.ROUTES,
+                    *routes_tasks.ROUTES,
+                    *routes_uploads.ROUTES,
+                    *routes_assets.ROUTES,
+                ],
+            ),
             routes_uploads.CHUNK_ROUTE,
             routes_assets.THUMBNAIL_ROUTE,
             Mount("/_emulator", routes=routes_control.ROUTES),

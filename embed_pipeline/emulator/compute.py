@@ -89,7 +89,9 @@ def _isolated(settings: EmulatorSettings) -> Compute:
             sentences=sentences,
         )
         limits = engine.EngineLimits(
-            duration_sec=settings.max_duration_sec, characters=settings.context_tokens * CHARACTERS_PER_TOKEN
+            duration_sec=settings.max_duration_sec,
+            characters=settings.context_tokens * CHARACTERS_PER_TOKEN,
+            pages_per_mb=request.pages_per_mb,
         )
         try:
             result = engine.embed_isolated(path, asked, engine=settings.engine, limits=limits)

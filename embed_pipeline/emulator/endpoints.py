@@ -4,6 +4,7 @@ from __future__ import annotations
 
 ENDPOINTS = (
     "create",
+    "embed",
     "list",
     "retrieve",
     "asset_create",
@@ -36,6 +37,8 @@ def endpoint_of(method: str, path: str) -> str:
         return "chunk"
     if parts[:3] == ["v1.3", "embed-v2", "tasks"]:
         return {("POST", 3): "create", ("GET", 3): "list", ("GET", 4): "retrieve"}.get((method, len(parts)), "other")
+    if parts == ["v1.3", "embed-v2"] and method == "POST":
+        return "embed"
     if path.startswith(_UPLOADS):
         by_shape = {
             ("POST", 3): "upload_create",

@@ -7,7 +7,7 @@ import hmac
 import socket
 import struct
 import time
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,10 +17,12 @@ from embed_pipeline.emulator.answers import refused
 from embed_pipeline.emulator.endpoints import endpoint_of
 from embed_pipeline.emulator.faults import FaultRule
 from embed_pipeline.emulator.journal import JournalEntry
+from embed_pipeline.emulator.limits import Category, limit_refusal
 from embed_pipeline.emulator.platform import Platform
 from embed_pipeline.emulator.refusal import Refusal
 
-_CATEGORIES: dict[str, Literal["embed", "upload"]] = {"create": "embed", "asset_create": "upload"}
+# Which budget the synchronous endpoint draws on depends on what is sent; its route asks for itself.
+_CATEGORIES: dict[str, Category] = {"create": "embed", "asset_create": "upload"}
 _POLLING = ("list", "retrieve")
 _STATUS_CODES = {401: "api_key_invalid", 404: "resource_not_exist", 429: "too_many_requests"}
 
@@ -181,11 +183,7 @@ class Gate:
         verdict = self.platform.limiter.request(category, self.platform.clock.now())
         if verdict.allowed:
             return verdict.headers, None
-        details = {"retryAfter": str(verdict.retry_after_sec)}
-        refusal = Refusal(
-            verdict.message, code="too_many_requests", status=429, details=details, headers=verdict.headers
-        )
-        return verdict.headers, refusal
+        return verdict.headers, limit_refusal(verdict)
 
     def _key_refusal(self, scope: Scope) -> Refusal | None:
         key = b""

@@ -46,7 +46,8 @@ class JournalEntry:
         bytes_in: Bytes of the body that came.
         bytes_out: Bytes of the body that went.
         task_id: The task that was created.
-        source: The source of that task: a URL without its query, an asset id, or the hash of the bytes.
+        source: The source of that task, or of what was embedded at once: a URL without its query, an asset id, or the
+            hash of the bytes.
         faults: The ids of the fault rules that happened.
     """
 
@@ -129,23 +130,25 @@ class Journal:
         """Count requests by endpoint and status, and tasks by source.
 
         Returns:
-            `requests` (endpoint to status to count), `tasks_created`, and `repeated_sources` (sources for which more
-            than one task was created, with how many): what was paid for more than once.
+            `requests` (endpoint to status to count), `tasks_created`, `embedded_at_once` (how often the synchronous
+            endpoint embedded something), and `repeated_sources` (sources for which more than one task was created, or
+            that were embedded at once more often, with how many): what was paid for more than once.
         """
         self.flush()
         requests: dict[str, dict[str, int]] = {}
         rows = self._database.reader.execute("SELECT endpoint, status, count(*) FROM journal GROUP BY 1, 2")
         for endpoint, status, count in rows:
             requests.setdefault(endpoint, {})["dropped" if status is None else str(status)] = count
-        created = dict(
-            self._database.reader.execute(
-                "SELECT source, count(DISTINCT task_id) FROM journal WHERE task_id IS NOT NULL GROUP BY source"
-            ).fetchall()
-        )
+        # A request has a source once it was paid for; one that was embedded at once has no task.
+        paid = self._database.reader.execute(
+            "SELECT source, count(DISTINCT task_id), sum(task_id IS NULL) FROM journal WHERE source IS NOT NULL"
+            " GROUP BY source"
+        ).fetchall()
         return {
             "requests": requests,
-            "tasks_created": sum(created.values()),
-            "repeated_sources": {source: count for source, count in created.items() if count > 1},
+            "tasks_created": sum(created for _, created, _ in paid),
+            "embedded_at_once": sum(at_once for *_, at_once in paid),
+            "repeated_sources": {source: sum(counts) for source, *counts in paid if sum(counts) > 1},
         }
 
     def clear(self) -> None:

@@ -1,4 +1,4 @@
-"""Rate limits: requests and media seconds per window, with the platform's plans and headers."""
+"""Rate limits: requests, media seconds and tokens per window, with the platform's plans and headers."""
 
 from __future__ import annotations
 
@@ -8,12 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from embed_pipeline.emulator.refusal import Refusal
 from embed_pipeline.errors import ConfigurationError
 
 WINDOWS = {"minute": 60, "hour": 3600, "day": 86400}
 _MEDIA = "media_minutes_per_"
-_REQUESTS = "requests_per_"
-_UPLOADS = "uploads_per_"
+_TOKENS = "tokens_per_"
+Category = Literal["embed", "text_image", "upload"]
+_COUNTED: dict[Category, str] = {
+    "embed": "requests_per_",
+    "text_image": "text_image_requests_per_",
+    "upload": "uploads_per_",
+}
 
 PLANS: dict[str, dict[str, float]] = {
     "none": {},
@@ -22,6 +28,8 @@ PLANS: dict[str, dict[str, float]] = {
         "requests_per_day": 3000,
         "media_minutes_per_hour": 600,
         "media_minutes_per_day": 3000,
+        "text_image_requests_per_minute": 600,
+        "text_image_requests_per_day": 3000,
         "uploads_per_minute": 60,
         "uploads_per_day": 3000,
     },
@@ -30,6 +38,8 @@ PLANS: dict[str, dict[str, float]] = {
         "requests_per_day": 6000,
         "media_minutes_per_hour": 1200,
         "media_minutes_per_day": 6000,
+        "text_image_requests_per_minute": 1200,
+        "text_image_requests_per_day": 12000,
         "uploads_per_minute": 120,
         "uploads_per_day": 6000,
     },
@@ -38,12 +48,14 @@ PLANS: dict[str, dict[str, float]] = {
         "requests_per_day": 9000,
         "media_minutes_per_hour": 2400,
         "media_minutes_per_day": 12000,
+        "text_image_requests_per_minute": 2400,
+        "text_image_requests_per_day": 30000,
         "uploads_per_minute": 240,
         "uploads_per_day": 12000,
     },
 }
 PLANS["tier1"] = PLANS["free"]
-"""What the platform documented in July 2026; each may be overridden."""
+"""What the platform documented in July 2026; each may be overridden. No plan limits tokens: the figures are unknown."""
 
 
 def limits_of(plan: str, overrides: Mapping[str, float]) -> dict[str, float]:
@@ -51,15 +63,16 @@ def limits_of(plan: str, overrides: Mapping[str, float]) -> dict[str, float]:
 
     Args:
         plan: One of `PLANS`.
-        overrides: Limits that replace those of the plan: `requests_per_`, `uploads_per_` or `media_minutes_per_`
-            followed by `minute`, `hour` or `day`.
+        overrides: Limits that replace those of the plan: `requests_per_` (for audio, video and tasks),
+            `text_image_requests_per_`, `uploads_per_`, `media_minutes_per_` or `tokens_per_`, followed by `minute`,
+            `hour` or `day`.
 
     Raises:
         ConfigurationError: If the plan or a limit is not known.
     """
     if plan not in PLANS:
         raise ConfigurationError(f"The plan {plan!r} is not known; choose one of {', '.join(PLANS)}.")
-    known = [f"{what}{window}" for what in (_REQUESTS, _UPLOADS, _MEDIA) for window in WINDOWS]
+    known = [f"{what}{window}" for what in (*_COUNTED.values(), _MEDIA, _TOKENS) for window in WINDOWS]
     for name, value in overrides.items():
         if name not in known:
             raise ConfigurationError(f"The limit {name!r} is not known; known are {', '.join(known)}.")
@@ -70,7 +83,7 @@ def limits_of(plan: str, overrides: Mapping[str, float]) -> dict[str, float]:
 
 @dataclass
 class _Window:
-    """One limit and what of it is spent. Amounts are requests or media seconds, times epoch milliseconds."""
+    """One limit and what of it is spent. Amounts are requests, media seconds or tokens, times epoch milliseconds."""
 
     name: str
     limit: float
@@ -138,28 +151,29 @@ class RateLimiter:
 
     @property
     def counts_media(self) -> bool:
-        """Whether any limit is on media."""
-        return any(window.name.startswith(_MEDIA) for window in self._windows)
+        """Whether any limit is on media, or on the tokens that come of it."""
+        return any(window.name.startswith((_MEDIA, _TOKENS)) for window in self._windows)
 
-    def request(self, category: Literal["embed", "upload"], now: int) -> Verdict:
+    def request(self, category: Category, now: int) -> Verdict:
         """Count a request, unless a limit is spent: then it is refused and not counted.
 
         Args:
             category: Which budget it draws on.
             now: Epoch milliseconds.
         """
-        counted = _REQUESTS if category == "embed" else _UPLOADS
+        # Each budget of requests has amounts that are spent beside it.
+        amounts = {"embed": (_MEDIA, _TOKENS), "text_image": (_TOKENS,), "upload": ()}[category]
         with self._lock:
-            requests = [window.at(now) for window in self._windows if window.name.startswith(counted)]
-            media = [window.at(now) for window in self._windows if window.name.startswith(_MEDIA)]
-            checked = requests + (media if category == "embed" else [])
+            requests = self._at(_COUNTED[category], now)
+            media, tokens = (self._at(name, now) if name in amounts else [] for name in (_MEDIA, _TOKENS))
+            checked = requests + media + tokens
             if not checked:
                 return Verdict(True, {})
             spent = [window for window in checked if window.used >= window.limit]
             if not spent:
                 for window in requests:
                     window.used += 1
-            headers = self._headers(requests, checked[len(requests) :], now)
+            headers = self._headers({"Duration": media, "Request": requests, "Token": tokens}, now)
             if not spent:
                 return Verdict(True, headers)
             last = max(spent, key=lambda window: window.ends_at)
@@ -170,15 +184,24 @@ class RateLimiter:
 
     def media(self, seconds: float, now: int) -> None:
         """Count the media of a task; what crosses a limit is still served, what comes after it is not."""
-        with self._lock:
-            for window in self._windows:
-                if window.name.startswith(_MEDIA):
-                    window.at(now).used += seconds
+        self._spend(_MEDIA, seconds, now)
 
-    def _headers(self, requests: list[_Window], media: list[_Window], now: int) -> dict[str, str]:
+    def tokens(self, count: int, now: int) -> None:
+        """Count the input tokens of what was embedded, as its media are counted."""
+        self._spend(_TOKENS, count, now)
+
+    def _spend(self, what: str, amount: float, now: int) -> None:
+        with self._lock:
+            for window in self._at(what, now):
+                window.used += amount
+
+    def _at(self, what: str, now: int) -> list[_Window]:
+        return [window.at(now) for window in self._windows if window.name.startswith(what)]
+
+    def _headers(self, dimensions_of: Mapping[str, list[_Window]], now: int) -> dict[str, str]:
         """Describe the tightest window of each dimension; media is told in seconds, as the platform was seen to do."""
         headers, dimensions = {}, []
-        for dimension, windows in (("Duration", media), ("Request", requests)):
+        for dimension, windows in dimensions_of.items():
             if windows:
                 tightest = min(windows, key=lambda window: window.remaining / window.limit if window.limit else 0.0)
                 reset = tightest.ends_at if self._reset_unit == "epoch" else tightest.ends_at - now
@@ -193,3 +216,9 @@ class RateLimiter:
                     headers["X-Ratelimit-Used"] = f"{tightest.used:.0f}"
                     headers["X-Ratelimit-Reset"] = str(math.ceil(tightest.ends_at / 1000))
         return {"X-RateLimit-Dimensions": ",".join(dimensions), **headers}
+
+
+def limit_refusal(verdict: Verdict) -> Refusal:
+    """Write what the limits do not allow as the platform answers it."""
+    details = {"retryAfter": str(verdict.retry_after_sec)}
+    return Refusal(verdict.message, code="too_many_requests", status=429, details=details, headers=verdict.headers)

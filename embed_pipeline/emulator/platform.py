@@ -24,10 +24,12 @@ from embed_pipeline.emulator.media_limits import known_fault
 from embed_pipeline.emulator.probe import UnreadableMediaError, read_header_isolated
 from embed_pipeline.emulator.refusal import Refusal
 from embed_pipeline.emulator.request import AcceptedRequest
-from embed_pipeline.emulator.results import EmbeddingResult
+from embed_pipeline.emulator.results import Amount, EmbeddingResult
 from embed_pipeline.emulator.settings import EmulatorSettings
 from embed_pipeline.emulator.sources import below_root
 from embed_pipeline.emulator.store import Task, TaskStore
+from embed_pipeline.emulator.sync import SyncEmbedder
+from embed_pipeline.emulator.tokens import usage_of
 from embed_pipeline.emulator.upkeep import Upkeep
 from embed_pipeline.emulator.uploads import Uploads
 from embed_pipeline.emulator.worker import Workers, embedded_seconds
@@ -73,13 +75,17 @@ class Platform:
         )
         self.timing = settings.timing
         self.intake = AssetIntake(self.assets, settings, self.clock, lambda: self.timing)
+        compute = compute or compute_for(settings)
+        self.sync = SyncEmbedder(settings, compute, self.media, self.asset_path, self.asset_filename)
+        count = settings.workers or max(1, os.cpu_count() or 1)
+        self.sync_threads = ThreadPoolExecutor(max_workers=count, thread_name_prefix="embed-sync")
         # The event loop hands every call of the store to these threads: SQLite must not hold up other requests.
         self.threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="embed-store")
         self.writers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="embed-bodies")
         self.workers = Workers(
             self.store,
             settings,
-            compute or compute_for(settings),
+            compute,
             self.clock,
             lambda: self.timing,
             self.media,
@@ -102,6 +108,7 @@ class Platform:
         self.upkeep.stop()
         self.intake.stop()
         self.workers.stop()
+        self.sync_threads.shutdown(cancel_futures=True)
         self.threads.shutdown()
         self.writers.shutdown()
         self.journal.flush()
@@ -158,13 +165,20 @@ class Platform:
             raise Refusal(f"{field}: asset {asset_id} is {status}; it must be ready.", field, status)
         return asset.filename
 
-    def on_done(self, task: Task, result: EmbeddingResult, usage: dict[str, Any] | None) -> None:  # noqa: ARG002
-        """Count the media of a finished task against the limits, unless it was counted at creation."""
-        if result.duration_sec is not None and not task.effects.get("counted"):
-            self.limiter.media(embedded_seconds(task.request, result.duration_sec), self.clock.now())
+    def on_done(self, task: Task, result: EmbeddingResult, usage: dict[str, Any] | None) -> None:
+        """Count the media and the tokens of a finished task against the limits, unless that was done at creation."""
+        if not task.effects.get("counted"):
+            self.count(embedded_seconds(task.request, result.duration_sec or 0.0), usage)
+
+    def count(self, seconds: float, usage: dict[str, Any] | None) -> None:
+        """Count seconds of media, and the tokens of a usage, against the limits."""
+        now = self.clock.now()
+        self.limiter.media(seconds, now)
+        if usage is not None:
+            self.limiter.tokens(sum(usage["input_tokens"].values()), now)
 
     def count_media(self, request: AcceptedRequest) -> bool:
-        """Count a new task's media against the limits, where its length can be told before it is fetched.
+        """Count a new task's media and tokens against the limits, where its length can be told before it is fetched.
 
         Returns:
             Whether it was counted; otherwise it is when the task is done.
@@ -173,7 +187,8 @@ class Platform:
             return False
         seconds = self._known_duration(request)
         if seconds is not None:
-            self.limiter.media(embedded_seconds(request, seconds), self.clock.now())
+            embedded = embedded_seconds(request, seconds)
+            self.count(embedded, usage_of(request, embedded, Amount()))
         return seconds is not None
 
     def _known_duration(self, request: AcceptedRequest) -> float | None:

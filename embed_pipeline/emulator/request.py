@@ -66,6 +66,7 @@ class AcceptedRequest:
         uncertainty: Whether every vector comes with its uncertainty.
         timed_text: The request's `time_based_metadata`.
         division: How to divide a document, where the request says so.
+        pages_per_mb: How many pages a PDF may have for each begun megabyte.
     """
 
     input_type: InputType
@@ -82,6 +83,7 @@ class AcceptedRequest:
     uncertainty: bool = False
     timed_text: tuple[TimedText, ...] = ()
     division: Division | None = None
+    pages_per_mb: int = 64
 
     @property
     def timed(self) -> bool:

@@ -40,7 +40,8 @@ class EmbeddingResult:
     Attributes:
         engine: The engine's name, which names the vector space: `signal-2`, `instant-1`.
         duration_sec: Length of the whole media file. None for what has no length.
-        labels: Embedding option and scope (`clip`, `page`, `chunk` or `asset`) of each row.
+        labels: Embedding option and scope (`clip`, `page`, `chunk` or `asset`) of each row; both empty for a row that
+            has neither, such as that of a question.
         start_sec: Float64, one per row; from the start of the file unless it was made relative. Not a number where
             there is no time.
         end_sec: Float64, one per row.

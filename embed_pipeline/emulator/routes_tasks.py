@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import hashlib
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -30,6 +27,7 @@ from embed_pipeline.emulator.journal import JournalEntry
 from embed_pipeline.emulator.platform import Platform
 from embed_pipeline.emulator.refusal import Refusal
 from embed_pipeline.emulator.request import AcceptedRequest
+from embed_pipeline.emulator.source_files import content_hash, decoded
 from embed_pipeline.emulator.sources import check_reachable, check_url
 from embed_pipeline.emulator.still_rules import (
     DocumentKind,
@@ -81,12 +79,9 @@ def _keep(platform: Platform, accepted: AcceptedRequest, body: dict[str, Any], e
             field=f"{field}.url",
         )
     elif accepted.source_kind == "base64":
-        text, largest = (
-            body[accepted.input_type]["media_source"]["base64_string"],
-            settings.sizes.of_base64(accepted.input_type),
-        )
-        media = _decoded(text, largest, field)
-        accepted = replace(accepted, source=hashlib.blake2b(media, digest_size=16).hexdigest())
+        text = body[accepted.input_type]["media_source"]["base64_string"]
+        media = decoded(text, settings.sizes.of_base64(accepted.input_type), field)
+        accepted = replace(accepted, source=content_hash(media))
     else:
         input_filename = platform.asset_filename(accepted.source, field=f"{field}.asset_id")
     if accepted.input_type == "document":
@@ -123,17 +118,6 @@ def _settled(platform: Platform, accepted: AcceptedRequest, media: bytes) -> Acc
     else:
         kind = kind_of_file(platform.assets.path(accepted.source))
     return accepted if kind is None else settle_document(accepted, kind)
-
-
-def _decoded(text: str, limit: int, field: str) -> bytes:
-    try:
-        media = base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError):
-        raise Refusal(f"{field}.base64_string is not valid base64.", f"{field}.base64_string") from None
-    if not media or len(media) > limit:
-        message = f"{field}.base64_string must hold from 1 to {limit} bytes once decoded, not {len(media)}."
-        raise Refusal(message, f"{field}.base64_string")
-    return media
 
 
 async def list_tasks(request: Request) -> Response:

@@ -86,7 +86,7 @@ def without_query(url: str) -> str:
 def list_item(task: Task, switches: Switches) -> dict[str, Any]:
     """Write a task as the list shows it; its field names differ from those of a retrieve."""
     request = task.request
-    metadata: dict[str, Any] = _origin(task, switches)
+    metadata: dict[str, Any] = origin_fields(task.input_url, task.input_filename, switches)
     prefix = request.input_type
     if prefix == "video":
         if request.fixed_sec is not None:
@@ -127,7 +127,8 @@ def task_body(task: Task, switches: Switches) -> dict[str, Any]:
     }
     shown = task.status == "ready" or (switches.metadata_while_processing and task.status == "processing")
     if shown and (task.duration is not None or not task.request.timed):
-        body["metadata"] = _result_metadata(task, switches)
+        origin = origin_fields(task.input_url, task.input_filename, switches)
+        body["metadata"] = media_metadata(task.request, origin, task.duration, task.engine)
     if task.status == "ready" and task.usage is not None:
         body["usage"] = task.usage
     if task.status == "failed":
@@ -135,28 +136,38 @@ def task_body(task: Task, switches: Switches) -> dict[str, Any]:
     return body
 
 
-def _result_metadata(task: Task, switches: Switches) -> dict[str, Any]:
-    request = task.request
-    metadata: dict[str, Any] = {"input_type": request.input_type, **_origin(task, switches)}
+def media_metadata(
+    request: AcceptedRequest, origin: dict[str, Any], duration: float | None, engine: str | None
+) -> dict[str, Any]:
+    """Write what a result says of its medium.
+
+    Args:
+        request: What was asked for.
+        origin: What `origin_fields` returned.
+        duration: Its length in seconds, if it has one.
+        engine: What computed the vectors; the platform's results have no such field.
+    """
+    metadata: dict[str, Any] = {"input_type": request.input_type, **origin}
     if request.input_type == "video" and request.fixed_sec is not None:
         metadata["clip_length"] = request.fixed_sec
     metadata["embedding_scopes"] = list(request.scopes)
     metadata["embedding_options"] = list(request.options)
     if request.timed:
-        metadata["duration"] = task.duration
+        metadata["duration"] = duration
     metadata.update(_offsets(request))
     if request.model_name == "marengo3.5":
         metadata["embedding_dimension"] = request.dimension
-    if task.engine is not None:
-        metadata["embedding_engine"] = task.engine
+    if engine is not None:
+        metadata["embedding_engine"] = engine
     return metadata
 
 
-def _origin(task: Task, switches: Switches) -> dict[str, Any]:
-    url = echoed_url(task.input_url, switches)
+def origin_fields(input_url: str | None, input_filename: str | None, switches: Switches) -> dict[str, Any]:
+    """Write where a medium came from."""
+    url = echoed_url(input_url, switches)
     if url is not None:
         return {"input_url": url}
-    return {} if task.input_filename is None else {"input_filename": task.input_filename}
+    return {} if input_filename is None else {"input_filename": input_filename}
 
 
 def _offsets(request: AcceptedRequest) -> dict[str, Any]:
@@ -195,8 +206,8 @@ def rows_json(result: EmbeddingResult, *, wide: bool = False) -> Iterator[bytes]
         rows: list[dict[str, Any]] = [
             {
                 "embedding": vector,
-                "embedding_option": option,
-                "embedding_scope": scope,
+                "embedding_option": option or None,
+                "embedding_scope": scope or None,
                 "start_sec": start,
                 "end_sec": end,
             }

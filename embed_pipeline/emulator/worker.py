@@ -22,7 +22,8 @@ from embed_pipeline.emulator.refusal import Refusal
 from embed_pipeline.emulator.request import AcceptedRequest
 from embed_pipeline.emulator.results import EmbeddingResult, as_answered
 from embed_pipeline.emulator.settings import EmulatorSettings, Timing
-from embed_pipeline.emulator.sources import SourceError, below_root, fetch, size_failure
+from embed_pipeline.emulator.source_files import local_file
+from embed_pipeline.emulator.sources import SourceError
 from embed_pipeline.emulator.still_rules import kind_by_name, kind_of_file, settle_document
 from embed_pipeline.emulator.store import Task, TaskStore
 from embed_pipeline.emulator.tokens import usage_of
@@ -198,7 +199,9 @@ class Workers:
             if request.input_type == "document":
                 request = self._settled(task, None)
             return as_answered(self._compute(None, request), request, settings.switches)
-        path, temporary = self._bring(task)
+        path, temporary = local_file(
+            request, kept=self._media / task.id, settings=settings, asset_path=self._asset_path
+        )
         try:
             if request.input_type == "document":
                 request = self._settled(task, path)
@@ -236,37 +239,3 @@ class Workers:
         if settled != task.request:
             self._store.amend(task.id, settled)
         return settled
-
-    def _bring(self, task: Task) -> tuple[Path, bool]:
-        """Return the file of a task's source, and whether it is to be deleted afterwards."""
-        request = task.request
-        largest = self._settings.sizes.of_source(request.input_type)
-        if request.source_kind == "url" and not request.source.startswith("file:"):
-            path = self._media / f"{task.id}.fetched"
-            try:
-                fetch(
-                    request.source,
-                    path,
-                    limit=largest,
-                    allow_private=self._settings.allow_private_sources,
-                )
-            except SourceError:
-                path.unlink(missing_ok=True)
-                raise
-            return path, True
-        if request.source_kind == "url":
-            try:
-                root = self._settings.media_root
-                found = None if root is None else below_root(request.source, root)
-            except Refusal as refusal:
-                raise SourceError from refusal
-        elif request.source_kind == "asset":
-            found = self._asset_path(request.source)
-        else:
-            found = self._media / task.id
-        if found is None or not found.is_file():
-            raise SourceError
-        size = found.stat().st_size
-        if size > largest:
-            raise size_failure(size, largest)
-        return found, False

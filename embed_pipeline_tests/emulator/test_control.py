@@ -100,6 +100,7 @@ def test_the_journal_counts_what_was_paid_twice(emulator):
     assert summary == {
         "requests": {"create": {"202": 3, "400": 1}, "list": {"200": 1}},
         "tasks_created": 3,
+        "embedded_at_once": 0,
         "repeated_sources": {"https://media.example.com/a.mp4": 2},
     }
     entries = emulator.control("GET", "/journal?endpoint=create&status=202").json()["entries"]

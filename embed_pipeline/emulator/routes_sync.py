@@ -1,0 +1,94 @@
+"""The call that embeds at once: text, an image, a short film, or several of them together."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from embed_pipeline.emulator.answers import json_response, platform_of, read_json
+from embed_pipeline.emulator.identifiers import new_id
+from embed_pipeline.emulator.journal import JournalEntry
+from embed_pipeline.emulator.limits import Category, limit_refusal
+from embed_pipeline.emulator.platform import Platform
+from embed_pipeline.emulator.refusal import Refusal
+from embed_pipeline.emulator.settings import Switches
+from embed_pipeline.emulator.sync import SyncResult
+from embed_pipeline.emulator.sync_rules import SyncRequest, accept_sync
+from embed_pipeline.emulator.tokens import usage_body
+from embed_pipeline.emulator.wire import media_metadata, origin_fields, ready_frame, rows_json
+
+
+async def embed_at_once(request: Request) -> Response:
+    """`POST /embed-v2`: check the request, embed what it holds, answer with the vectors."""
+    platform = platform_of(request)
+    body = await read_json(request, platform.settings.sizes.body)
+    verdict = platform.limiter.request(_category(body), platform.clock.now())
+    if not verdict.allowed:
+        raise limit_refusal(verdict)
+    entry = request.scope["embed_emulator.journal"]
+    try:
+        accepted = accept_sync(body, platform.settings.switches)
+        loop = asyncio.get_running_loop()
+        content = await loop.run_in_executor(platform.sync_threads, _embed, platform, accepted, entry)
+    except Refusal as refusal:
+        refusal.headers = {**verdict.headers, **refusal.headers}
+        raise
+    return json_response(request, content, headers=verdict.headers)
+
+
+def _category(body: Any) -> Category:
+    """Tell the budget of a request before it is checked: what has sound or moves draws on another than what has not."""
+    if not isinstance(body, dict):
+        return "text_image"
+    multi = body.get("multi_input")
+    sources = multi.get("media_sources") if isinstance(multi, dict) else None
+    kinds = (
+        [source.get("media_type") for source in sources or [] if isinstance(source, dict)]
+        if isinstance(sources, list)
+        else []
+    )
+    return "embed" if {"audio", "video"} & {str(kind) for kind in [body.get("input_type"), *kinds]} else "text_image"
+
+
+def _embed(platform: Platform, accepted: SyncRequest, entry: JournalEntry) -> bytes:
+    result = platform.sync.embed(accepted, f"{new_id(platform.clock.now())}.sync")
+    newer = accepted.model_name == "marengo3.5"
+    usage = usage_body(result.tokens, truncated=result.truncated) if newer else None
+    platform.count(sum(part.seconds for part in result.parts), usage)
+    entry.source = result.name
+    head, tail = ready_frame(_frame(accepted, result, usage, platform.settings.switches))
+    return b"".join([head, *rows_json(result.rows, wide=platform.settings.switches.wide_numbers), tail])
+
+
+def _frame(
+    accepted: SyncRequest, result: SyncResult, usage: dict[str, Any] | None, switches: Switches
+) -> dict[str, Any]:
+    """Write the answer but for its vectors."""
+    engine = result.rows.engine
+    # Extensions: what computed the vectors, and which rows of tasks they may be compared with.
+    body: dict[str, Any] = {"embedding_engine": engine, "embedding_comparable_with": result.comparable}
+    if usage is not None:
+        body["usage"] = usage
+    metadata: dict[str, Any] = {"input_type": accepted.input_type}
+    if accepted.input_type == "multi_input":
+        if usage is not None:
+            metadata["embedding_dimension"] = accepted.dimension
+    elif result.parts:
+        part = result.parts[0]
+        origin = origin_fields(part.input_url, part.input_filename, switches)
+        metadata |= origin
+        if part.request.timed:
+            metadata = media_metadata(part.request, origin, part.result.duration_sec, None)
+    else:
+        return body  # A text alone has no metadata.
+    body["metadata"] = metadata | {"embedding_engine": engine}
+    if result.rows.missing:
+        body["metadata"]["embedding_missing"] = result.rows.missing
+    return body
+
+
+ROUTES = [Route("/embed-v2", embed_at_once, methods=["POST"])]

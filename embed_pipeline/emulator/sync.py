@@ -1,0 +1,279 @@
+"""Embedding at once: what the synchronous endpoint does between a valid request and its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embed_pipeline.emulator.compute import Compute, reads_sources
+from embed_pipeline.emulator.probe import UnreadableMediaError, read_header_isolated
+from embed_pipeline.emulator.refusal import Refusal
+from embed_pipeline.emulator.request import AcceptedRequest
+from embed_pipeline.emulator.results import Amount, EmbeddingResult, as_answered
+from embed_pipeline.emulator.settings import EmulatorSettings
+from embed_pipeline.emulator.source_files import content_hash, decoded, local_file
+from embed_pipeline.emulator.sources import SourceError, check_url
+from embed_pipeline.emulator.still_rules import DocumentKind, kind_by_name, kind_of_file, settle_document
+from embed_pipeline.emulator.sync_rules import SyncRequest, SyncSource
+from embed_pipeline.emulator.tokens import input_tokens, text_tokens
+from embed_pipeline.emulator.wire import without_query
+from embed_pipeline.emulator.worker import check_duration, embedded_seconds
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_MB = 1 << 20
+_MULTI_BYTES = 32 * _MB
+LONGEST_SEC = {"marengo3.0": 600.0, "marengo3.5": 30.0}
+"""How long audio and video may be that are embedded at once, as documented."""
+
+# Words lie where the rows of these options do, and nowhere near pictures or sound.
+_WORD_ROWS = ("transcription", "text")
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What came of one source.
+
+    Attributes:
+        request: What was asked for, settled.
+        result: Its rows.
+        input_url: The source's URL.
+        input_filename: The file name of an uploaded asset.
+        name: What stands for it in the journal: a URL without its query, an asset id, or the hash of the bytes.
+    """
+
+    request: AcceptedRequest
+    result: EmbeddingResult
+    name: str
+    input_url: str | None = None
+    input_filename: str | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How many seconds of it were embedded."""
+        return embedded_seconds(self.request, self.result.duration_sec or 0.0)
+
+
+@dataclass(frozen=True)
+class SyncResult:
+    """What a request came to.
+
+    Attributes:
+        rows: The vectors.
+        parts: What came of every source, in order.
+        tokens: Input tokens by content type.
+        truncated: Whether text was cut off.
+        comparable: The options whose rows the vectors may be compared with.
+        name: What stands for all that was embedded, in the journal.
+    """
+
+    rows: EmbeddingResult
+    parts: tuple[Embedded, ...]
+    tokens: dict[str, int]
+    truncated: bool
+    comparable: tuple[str, ...]
+    name: str
+
+
+class SyncEmbedder:
+    """Embeds media and text while the caller waits; safe to call from any thread.
+
+    Args:
+        settings: What may be read.
+        compute: What embeds a file.
+        folder: Where files lie meanwhile.
+        asset_path: Where the file of an uploaded asset lies, or None if it is not ready.
+        asset_filename: The file name of an asset; refuses one that is not there.
+    """
+
+    def __init__(
+        self,
+        settings: EmulatorSettings,
+        compute: Compute,
+        folder: Path,
+        asset_path: Callable[[str], Path | None],
+        asset_filename: Callable[..., str],
+    ) -> None:
+        self._settings, self._compute, self._folder = settings, compute, folder
+        self._asset_path, self._asset_filename = asset_path, asset_filename
+
+    def embed(self, request: SyncRequest, key: str) -> SyncResult:
+        """Embed all that a request holds.
+
+        Args:
+            request: The request.
+            key: A name for its files that no other request has.
+
+        Raises:
+            Refusal: With 400 or 413, if something of it cannot be embedded.
+        """
+        parts = tuple(
+            self._source(request, source, self._folder / f"{key}.{number}")
+            for number, source in enumerate(request.sources)
+        )
+        _check_combination(request, parts)
+        words = self._words(request, self._folder / f"{key}.text") if request.text else None
+        tokens: dict[str, int] = {}
+        for part in parts:
+            counted = input_tokens(part.request.input_type, seconds=part.seconds, amount=part.result.amount)
+            for kind, count in counted.items():
+                tokens[kind] = tokens.get(kind, 0) + count
+        if words is not None:
+            tokens["text"] = tokens.get("text", 0) + text_tokens(len(request.text))
+        if request.input_type in ("audio", "video"):
+            rows = parts[0].result
+            comparable = tuple(dict.fromkeys(option for option, _ in rows.labels))
+        else:
+            results = [part.result for part in parts] + ([] if words is None else [words])
+            rows = combined(results, request)
+            comparable = tuple(dict.fromkeys(option for part in parts for option, _ in part.result.labels))
+            if words is not None:
+                comparable = tuple(dict.fromkeys((*comparable, *_WORD_ROWS)))
+        names = [part.name for part in parts]
+        if words is not None:
+            names.append(content_hash(request.text.encode()))
+        truncated = request.truncated or any(part.result.amount.truncated for part in parts)
+        return SyncResult(rows, parts, tokens, truncated, comparable, " ".join(names))
+
+    def _words(self, request: SyncRequest, path: Path) -> EmbeddingResult:
+        """Embed the text of a request as the text of a document is, in a process of its own."""
+        asked = AcceptedRequest(
+            "document", "marengo3.5", "base64", content_hash(request.text.encode()), ("text",), ("asset",),
+            ("separate_embedding",), dimension=request.dimension, uncertainty=request.uncertainty,
+        )  # fmt: skip
+        try:
+            if not reads_sources(self._settings):
+                return self._compute(None, asked)
+            # What begins like a PDF is a text all the same.
+            path.write_text(request.text.replace("%PDF-", "PDF "), "utf-8")
+            return self._compute(path, asked)
+        except SourceError as failure:
+            raise Refusal(failure.message, f"{request.input_type}.input_text") from failure
+        finally:
+            path.unlink(missing_ok=True)
+
+    def _source(self, request: SyncRequest, source: SyncSource, kept: Path) -> Embedded:
+        settings, asked = self._settings, source.request
+        multi = request.input_type == "multi_input"
+        limit = _MULTI_BYTES if multi else settings.sizes.of_source(asked.input_type)
+        input_url = input_filename = None
+        if asked.source_kind == "url":
+            input_url = asked.source
+            root, private = settings.media_root, settings.allow_private_sources
+            check_url(asked.source, media_root=root, allow_private=private, field=f"{source.field}.url")
+        elif asked.source_kind == "asset":
+            input_filename = self._asset_filename(asked.source, field=f"{source.field}.asset_id")
+        else:
+            largest = min(limit, settings.sizes.of_base64(asked.input_type))
+            media = decoded(source.base64 or "", largest, source.field)
+            asked = replace(asked, source=content_hash(media))
+            kept.write_bytes(media)
+        try:
+            with _brought(asked, kept, settings, self._asset_path, limit) as path:
+                asked = _settled(asked, path)
+                result = self._computed(request, asked, path)
+        except SourceError as failure:
+            too_much = failure.message.startswith(("File size", "Document ("))
+            raise Refusal(failure.message, source.field, status=413 if too_much else 400) from failure
+        finally:
+            with suppress(OSError):
+                kept.unlink()
+        return Embedded(asked, result, without_query(asked.source), input_url, input_filename)
+
+    def _computed(self, request: SyncRequest, asked: AcceptedRequest, path: Path | None) -> EmbeddingResult:
+        longest = LONGEST_SEC[request.model_name]
+        shortest = self._settings.min_duration_sec if request.model_name == "marengo3.0" else 0.0
+        if asked.timed and path is not None:
+            # Its header is looked at before all of it is decoded: the caller waits.
+            try:
+                told = read_header_isolated(path).duration_sec
+            except UnreadableMediaError:
+                told = None
+            if told is not None:
+                check_duration(told, shortest, longest)
+        result = self._compute(path, asked)
+        if result.duration_sec is not None:
+            check_duration(result.duration_sec, shortest, longest)
+        if not result.labels:
+            raise SourceError(f"There is nothing to embed: {'; '.join(result.missing.values())}.")
+        return as_answered(result, asked, self._settings.switches)
+
+
+@contextmanager
+def _brought(
+    asked: AcceptedRequest,
+    kept: Path,
+    settings: EmulatorSettings,
+    asset_path: Callable[[str], Path | None],
+    limit: int,
+) -> Iterator[Path | None]:
+    if not reads_sources(settings):
+        yield None
+        return
+    path, temporary = local_file(asked, kept=kept, settings=settings, asset_path=asset_path, limit=limit)
+    try:
+        yield path
+    finally:
+        if temporary:
+            path.unlink(missing_ok=True)
+
+
+def _settled(asked: AcceptedRequest, path: Path | None) -> AcceptedRequest:
+    """Decide what a document is embedded by: of a PDF the pages, of a text its words."""
+    if asked.input_type != "document":
+        return asked
+    kind: DocumentKind | None = kind_by_name(asked.source) if path is None else kind_of_file(path)
+    option = "visual" if kind == "pdf" else "text"
+    return settle_document(replace(asked, options=(option,)), kind or "text")
+
+
+def _check_combination(request: SyncRequest, parts: tuple[Embedded, ...]) -> None:
+    """Hold documents to the rules that depend on what they turned out to be."""
+    for source, part in zip(request.sources, parts, strict=True):
+        pdf = part.request.input_type == "document" and part.request.options == ("visual",)
+        if pdf and (len(parts) > 1 or request.text):
+            raise Refusal(f"{source.field}: a PDF must be the only source, without input_text.", source.field)
+
+
+def combined(results: list[EmbeddingResult], request: SyncRequest) -> EmbeddingResult:
+    """Add up what several media and a text came to, so that the sum lies near the rows of each.
+
+    Nothing is turned before it is added, unlike in a fused row: a question that holds a picture and words is to find
+    both pictures and passages.
+
+    Args:
+        results: The rows of every part.
+        request: What was asked for.
+
+    Returns:
+        One row.
+    """
+    vectors = [_length_one(result.vectors.astype(np.float64).sum(axis=0)) for result in results]
+    vector = _length_one(np.sum(vectors, axis=0))
+    uncertainty = None
+    if request.uncertainty:
+        own = results[0].uncertainty
+        spread = np.std(vectors, axis=0) if len(vectors) > 1 or own is None else own.mean(axis=0)
+        uncertainty = spread.astype(np.float32)[None]
+    return EmbeddingResult(
+        engine=results[0].engine,
+        duration_sec=None,
+        labels=(("", ""),),
+        start_sec=np.full(1, np.nan),
+        end_sec=np.full(1, np.nan),
+        vectors=vector.astype(np.float32)[None],
+        uncertainty=uncertainty,
+        missing={},
+        amount=Amount(),
+    )
+
+
+def _length_one(vector: NDArray[Any]) -> NDArray[Any]:
+    length = float(np.linalg.norm(vector))
+    return vector / length if length > 1e-12 else np.eye(1, vector.size)[0]
