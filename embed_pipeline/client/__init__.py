@@ -25,7 +25,7 @@ from embed_pipeline.client.errors import (
     WaitTimeoutError,
 )
 from embed_pipeline.client.exchange import ClientStats, RequestOptions
-from embed_pipeline.client.failures import FailureClass, classify_failure
+from embed_pipeline.client.failures import Culprit, FailureClass, classify_failure, culprit_of
 from embed_pipeline.client.limits import Budget, Limits
 from embed_pipeline.client.multipart import Upload
 from embed_pipeline.client.pager import AsyncPager, SyncPager
@@ -96,6 +96,7 @@ __all__ = [
     "ConflictError",
     "ConnectionFailedError",
     "CreateTaskRequest",
+    "Culprit",
     "DocumentInputRequest",
     "DocumentSegmentation",
     "DocumentSequentialSegmentation",
@@ -151,6 +152,7 @@ __all__ = [
     "WaitTimeoutError",
     "choose_source",
     "classify_failure",
+    "culprit_of",
     "decode_task",
     "progress_bar",
 ]

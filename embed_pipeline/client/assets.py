@@ -36,6 +36,7 @@ from embed_pipeline.client.exchange import (
     transmit,
     with_options,
 )
+from embed_pipeline.client.failures import classify_failure
 from embed_pipeline.client.limits import UPLOAD
 from embed_pipeline.client.listing import Page, Walk, check_page_limit, parse_page
 from embed_pipeline.client.requests import MediaSource
@@ -245,7 +246,8 @@ def wait_for_asset(
                 return asset
             if asset.status == "failed":
                 reason = (asset.error.message if asset.error is not None else None) or "it gave no reason"
-                raise UploadError(f"The platform could not process asset {asset_id} ({asset.filename}): {reason}")
+                message = f"The platform could not process asset {asset_id} ({asset.filename}): {reason}"
+                raise UploadError(message, passing=classify_failure(reason) == "transient")
         left = deadline - session.monotonic()
         if left <= 0:
             why = f" The last answer was: {last.message}" if last is not None else ""
@@ -264,9 +266,10 @@ def _check_direct(path: Path) -> None:
     except OSError as error:
         raise UploadError(f"{path} cannot be read ({error.strerror}).") from None
     if size > DIRECT_UPLOAD_BYTES:
-        raise UploadError(f"{path} has {size} bytes; a direct upload takes {DIRECT_UPLOAD_BYTES}: use assets.upload.")
+        message = f"{path} has {size} bytes; a direct upload takes {DIRECT_UPLOAD_BYTES}: use assets.upload."
+        raise UploadError(message, passing=False)
     if not size:
-        raise UploadError(f"{path} is empty.")
+        raise UploadError(f"{path} is empty.", passing=False)
 
 
 def _flag(value: bool | None) -> str | None:

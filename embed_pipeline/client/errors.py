@@ -149,7 +149,15 @@ class WaitTimeoutError(EmbedPipelineError, TimeoutError):
 
 
 class UploadError(EmbedPipelineError):
-    """A file cannot be uploaded: it changed meanwhile, is too large, or the platform refused the upload."""
+    """A file cannot be uploaded: it changed meanwhile, is too large, or the platform could not read it.
+
+    Attributes:
+        passing: Whether another attempt may succeed, or not, since it is the file itself that cannot be taken.
+    """
+
+    def __init__(self, message: str, *, passing: bool = True) -> None:
+        super().__init__(message)
+        self.passing = passing
 
 
 _BY_STATUS: dict[int, type[ApiError]] = {

@@ -11,8 +11,8 @@ _IN_A_ROW = 3
 class Hindrances:
     """Tells an error that is one file's own from one that the next file would meet too.
 
-    A wrong key or a spent limit hinders at once; a failing platform or connection once it has failed several files in a
-    row.
+    A wrong key or a spent limit hinders at once; a failing platform or connection, or a wrong address, once it has
+    failed several files in a row.
     """
 
     def __init__(self) -> None:
@@ -24,17 +24,12 @@ class Hindrances:
 
     def hindered_by(self, error: EmbedPipelineError) -> bool:
         """Whether to send no more requests after this error."""
-        from embed_pipeline.client import (
-            ConnectionFailedError,
-            ForbiddenError,
-            InternalServerError,
-            TooManyRequestsError,
-            UnauthorizedError,
-        )
+        from embed_pipeline.client import culprit_of
 
-        if isinstance(error, UnauthorizedError | ForbiddenError | TooManyRequestsError | ConfigurationError):
+        culprit = culprit_of(error)
+        if culprit == "account" or isinstance(error, ConfigurationError):
             return True
-        if isinstance(error, ConnectionFailedError | InternalServerError):
+        if culprit == "platform":
             self._failures += 1
             return self._failures >= _IN_A_ROW
         return False

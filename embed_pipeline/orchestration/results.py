@@ -151,6 +151,9 @@ def fetch_result(
     try:
         response = client.v_2.tasks.retrieve(task.task_id)
     except NotFoundError as error:
+        if error.code is None:
+            # Not the platform's own words: a wrong address, or a gateway before it, says nothing of the task.
+            raise
         return _from_the_dataset(task, dataset, embedded) or Expired(
             f"Task {task.task_id} is not known to the platform any more, and its result with it: {error}"
         )

@@ -287,13 +287,7 @@ class Submission:
 
     def _take_answer(self, decision: Decision, future: Future[tuple[str, bool]]) -> None:
         """Log what came of one request."""
-        from embed_pipeline.client import (
-            AmbiguousCreateError,
-            ConnectionFailedError,
-            InternalServerError,
-            RetryLaterError,
-            WaitTimeoutError,
-        )
+        from embed_pipeline.client import AmbiguousCreateError, RetryLaterError, culprit_of
 
         key = decision.candidate.key
         try:
@@ -309,10 +303,10 @@ class Submission:
         except EmbedPipelineError as error:
             if self._hindrances.hindered_by(error):
                 self._report.stopped = self._report.held[key] = str(error)
-            elif isinstance(error, ConnectionFailedError | InternalServerError | WaitTimeoutError | MediaError):
-                self._report.failed[key] = str(error)
-            else:
+            elif culprit_of(error) == "media":
                 self._refuse(key, decision.candidate.fingerprint, str(error))
+            else:
+                self._report.failed[key] = str(error)
         except Exception as error:
             # Whether the task was created is not known; the next run looks for it before it creates another.
             self._report.settled = False

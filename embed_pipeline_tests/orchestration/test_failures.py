@@ -11,7 +11,7 @@ import dagster as dg
 import pytest
 
 from embed_pipeline.emulator import Emulator, EmulatorSettings
-from embed_pipeline.orchestration.resources import MediaLibraryResource
+from embed_pipeline.orchestration.resources import EmbedClientResource, MediaLibraryResource
 from embed_pipeline_tests.orchestration.world import AT_ONCE, World
 
 
@@ -111,6 +111,49 @@ def test_a_wrong_key_is_told_once_and_marks_no_file_as_failed(
         assert set(world.states().values()) == {"unsubmitted"}
         right = World(tmp_path, instance, emulator, client={"api_key": "right"})
         assert set(right.settle().values()) == {"embedded"}
+
+
+@pytest.mark.parametrize("status", [402, 404, 409])
+def test_an_error_that_is_not_about_the_files_condemns_none_and_is_told_once(world: World, status: int) -> None:
+    world.add(*(f"{number:02}.wav" for number in range(16)))
+    world.faults({"kind": "status", "on": "create", "status": status})
+    (run,) = world.discover().runs
+
+    assert not run.success
+    assert f"The platform answered {status}" in world.words(run)
+    creates = world.emulator.platform.journal.entries(endpoint="create", limit=100)
+    assert len(creates) < 16, "what stands in the way of all is not asked for each"
+    assert set(world.states().values()) == {"unsubmitted"}
+
+    world.faults()
+    assert set(world.settle().values()) == {"embedded"}
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_an_error_about_a_file_is_kept_as_its_own(world: World, status: int) -> None:
+    world.add("bad.wav")
+    world.faults({"kind": "status", "on": "create", "status": status, "count": 1})
+
+    assert world.settle() == {"bad.wav": "failed"}
+    assert world.discover().runs == ()
+    assert str(status) in world.statuses()["bad.wav"].reason
+
+
+def test_a_wrong_address_condemns_no_file_and_takes_no_result_for_expired(world: World) -> None:
+    world.add("one.wav")
+    world.discover()
+    world.finish_computing()
+    world.add("two.wav")
+    wrong = world.varied(client=EmbedClientResource(base_url=f"{world.emulator.base_url}/no"))
+
+    assert not any(run.success for run in wrong.discover().runs)
+    assert wrong.collect().runs == ()
+    world.faults({"kind": "status", "on": "retrieve", "status": 404, "body": "html", "count": 1})
+    assert not world.run(world.blueprint.names.collect_job, "one.wav").success
+    assert world.states() == {"one.wav": "processing", "two.wav": "unsubmitted"}
+
+    assert set(world.settle().values()) == {"embedded"}
+    assert world.created() == {"one.wav": 1, "two.wav": 1}
 
 
 def test_a_platform_that_is_not_there_is_told_and_loses_nothing(world: World) -> None:
