@@ -47,6 +47,8 @@ _CHOICES: Final = {
     "when": ("before", "after"),
     "body": ("platform", "empty", "html", "text"),
     "distribution": ("constant", "uniform", "exponential", "lognormal"),
+    "option": (None, "visual", "audio", "transcription", "text", "fused"),
+    "scope": (None, "clip", "asset", "page", "chunk"),
 }
 _COMMON: Final = {"kind", "on", "probability", "count", "skip", "match", "id"}
 _MOST_RULES: Final = 1000
@@ -117,16 +119,17 @@ def parse_rule(values: Any, number: int) -> FaultRule:
         kind=kind,
         on=on,
         probability=_number(name, "probability", values.get("probability", 1.0), 0.0, 1.0),
-        count=None if values.get("count") is None else int(_number(name, "count", values["count"], 0, 1e9)),
-        skip=int(_number(name, "skip", values.get("skip", 0), 0, 1e9)),
-        match=None if values.get("match") is None else str(values["match"]),
+        count=None if values.get("count") is None else _whole(name, "count", values["count"], 0, 10**9),
+        skip=_whole(name, "skip", values.get("skip", 0), 0, 10**9),
+        match=_text(name, "match", values.get("match")),
         parameters=parameters,
     )
 
 
 def _parameter(name: str, key: str, value: Any) -> Any:
     if key in _CHOICES and value not in _CHOICES[key]:
-        raise ConfigurationError(f"{name}: {key} must be one of {', '.join(_CHOICES[key])}, not {value!r}.")
+        known = ", ".join(choice for choice in _CHOICES[key] if choice is not None)
+        raise ConfigurationError(f"{name}: {key} must be one of {known}, not {value!r}.")
     bounds: dict[str, tuple[float, float]] = {
         "status": (200, 599),
         "seconds": (0, 86400),
@@ -137,13 +140,29 @@ def _parameter(name: str, key: str, value: Any) -> Any:
         "by": (-50, 50),
     }
     if key in bounds:
-        number = _number(name, key, value, *bounds[key])
-        return int(number) if key in ("status", "items", "by") else number
+        return (_whole if key in ("status", "items", "by") else _number)(name, key, value, *bounds[key])
     if key == "message":
-        return MESSAGES.get(str(value), str(value))
-    if key in ("value", "option", "scope", "retry_after"):
+        text = _text(name, key, value) or ""
+        return MESSAGES.get(text, text)
+    if key == "value":
+        return _text(name, key, value)
+    if key == "retry_after":
+        # A number of seconds, or whatever text a test wants there.
         return None if value is None else str(value)
     return value
+
+
+def _text(name: str, key: str, value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise ConfigurationError(f"{name}: {key} must be a text, not {value!r}.")
+    return value
+
+
+def _whole(name: str, key: str, value: Any, lowest: float, highest: float) -> int:
+    number = _number(name, key, value, lowest, highest)
+    if number != int(number):
+        raise ConfigurationError(f"{name}: {key} must be a whole number, not {value!r}.")
+    return int(number)
 
 
 def _number(name: str, key: str, value: Any, lowest: float, highest: float) -> float:

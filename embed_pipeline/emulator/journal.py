@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from embed_pipeline.emulator.database import Database
+from embed_pipeline.emulator.wire import without_query
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS journal (
@@ -26,7 +28,13 @@ CREATE TABLE IF NOT EXISTS journal (
   faults TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS journal_by_endpoint ON journal (endpoint, status);
+CREATE TABLE IF NOT EXISTS paid (task_id TEXT PRIMARY KEY, source TEXT NOT NULL);
+CREATE TRIGGER IF NOT EXISTS paid_with_the_task AFTER INSERT ON tasks BEGIN
+  INSERT INTO paid VALUES (NEW.id, json_extract(NEW.request, '$.source'));
+END;
 """
+# Entries are written many at a time, and a process that is killed loses the last second of them. What was paid for is
+# noted in the very transaction that keeps the task: it is what this journal is for.
 _FIELDS = "seq, at, endpoint, method, path, query, status, took_ms, bytes_in, bytes_out, task_id, source, faults"
 _BATCH = 256
 
@@ -69,7 +77,7 @@ class Journal:
     """Keeps entries in the database, many at a time; safe to call from any thread.
 
     Args:
-        database: Where they are kept.
+        database: Where they are kept; the task store has made its tables there.
     """
 
     def __init__(self, database: Database) -> None:
@@ -139,16 +147,16 @@ class Journal:
         rows = self._database.reader.execute("SELECT endpoint, status, count(*) FROM journal GROUP BY 1, 2")
         for endpoint, status, count in rows:
             requests.setdefault(endpoint, {})["dropped" if status is None else str(status)] = count
+        created = [without_query(row[0]) for row in self._database.reader.execute("SELECT source FROM paid")]
         # A request has a source once it was paid for; one that was embedded at once has no task.
-        paid = self._database.reader.execute(
-            "SELECT source, count(DISTINCT task_id), sum(task_id IS NULL) FROM journal WHERE source IS NOT NULL"
-            " GROUP BY source"
-        ).fetchall()
+        query = "SELECT source FROM journal WHERE source IS NOT NULL AND task_id IS NULL"
+        at_once = [row[0] for row in self._database.reader.execute(query)]
+        counts = Counter(created + at_once)
         return {
             "requests": requests,
-            "tasks_created": sum(created for _, created, _ in paid),
-            "embedded_at_once": sum(at_once for *_, at_once in paid),
-            "repeated_sources": {source: sum(counts) for source, *counts in paid if sum(counts) > 1},
+            "tasks_created": len(created),
+            "embedded_at_once": len(at_once),
+            "repeated_sources": {source: count for source, count in counts.items() if count > 1},
         }
 
     def clear(self) -> None:
@@ -158,3 +166,4 @@ class Journal:
                 self._waiting = []
             with self._database.write() as connection:
                 connection.execute("DELETE FROM journal")
+                connection.execute("DELETE FROM paid")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
+from embed_pipeline.emulator.faults import parse_rule
 from embed_pipeline.errors import ConfigurationError
 
 RETENTION_SEC = 7 * 24 * 3600.0
@@ -189,6 +190,11 @@ class EmulatorSettings:
         ):
             if value is not None and not lowest <= value <= highest:
                 raise ConfigurationError(f"The emulator's {name} must lie from {lowest} to {highest}, not at {value}.")
+        if self.instant_duration_sec is not None and self.engine != "instant":
+            raise ConfigurationError(
+                "instant_duration_sec is for the engine instant, which then reads no media; the engine here is "
+                f"{self.engine}."
+            )
 
 
 def read_switches(assignments: Sequence[str]) -> Switches:
@@ -226,10 +232,10 @@ def read_faults(path: Path) -> tuple[tuple[dict[str, object], ...], int]:
         path: JSON: `{"seed": 7, "faults": [...]}`, or the list alone.
 
     Returns:
-        The rules, unchecked, and the seed.
+        The rules and the seed.
 
     Raises:
-        ConfigurationError: If the file cannot be read or is not of that form.
+        ConfigurationError: If the file cannot be read or a rule makes no sense; it names the rule.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -238,6 +244,16 @@ def read_faults(path: Path) -> tuple[tuple[dict[str, object], ...], int]:
     if isinstance(values, list):
         values = {"faults": values}
     rules, seed = (values.get("faults"), values.get("seed", 0)) if isinstance(values, dict) else (None, 0)
-    if not isinstance(rules, list) or isinstance(seed, bool) or not isinstance(seed, int):
+    if (
+        not isinstance(rules, list)
+        or set(values) - {"faults", "seed"}
+        or isinstance(seed, bool)
+        or not isinstance(seed, int)
+    ):
         raise ConfigurationError(f'The faults file {path} must be of the form {{"seed": 7, "faults": [...]}}.')
+    try:
+        for number, rule in enumerate(rules, 1):
+            parse_rule(rule, number)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"The faults file {path} cannot be used. {error.message}") from error
     return tuple(rules), seed

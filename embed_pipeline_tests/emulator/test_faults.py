@@ -8,7 +8,7 @@ import pytest
 
 from embed_pipeline.emulator.faults import MESSAGES, FaultPlan
 from embed_pipeline.emulator.server import Emulator
-from embed_pipeline.emulator.settings import Timing
+from embed_pipeline.emulator.settings import Timing, read_faults
 from embed_pipeline.errors import ConfigurationError
 from embed_pipeline.testing import TEST_SETTINGS
 from embed_pipeline_tests.emulator.conftest import TASKS, Caller, video_request
@@ -193,6 +193,11 @@ def test_a_latency_delays_the_answer(emulator):
         ({"kind": "drop", "count": "many"}, "count"),
         ({"kind": "status", "status": 99}, "status"),
         ({"kind": "truncate", "fraction": True}, "fraction"),
+        ({"kind": "latency", "seconds": -1}, "seconds"),
+        ({"kind": "drop", "count": 1.5}, "count"),
+        ({"kind": "drop", "match": 5}, "match"),
+        ({"kind": "fail", "message": 5}, "message"),
+        ({"kind": "missing", "option": "visuall"}, "visuall"),
     ],
 )
 def test_a_rule_that_makes_no_sense_is_named(emulator, rule, names):
@@ -202,3 +207,21 @@ def test_a_rule_that_makes_no_sense_is_named(emulator, rule, names):
     answer = emulator.control("PUT", "/faults", {"faults": [rule]})
     assert answer.status_code == 400
     assert names in answer.json()["message"]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ('{"faults": [{"kind": "drop"},]}', "line 1"),
+        ('{"faults": [{"kind": "drop"}, {"kind": "explode"}]}', "rule 2 has the unknown kind 'explode'"),
+        ('{"seed": 7, "fault": []}', "form"),
+        ('{"seed": 7, "sed": 8, "faults": []}', "form"),
+        ('{"seed": "7", "faults": []}', "form"),
+    ],
+)
+def test_a_faults_file_with_a_mistake_is_named_with_the_mistake(tmp_path, text, names):
+    path = tmp_path / "faults.json"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError, match=names) as caught:
+        read_faults(path)
+    assert str(path) in caught.value.message

@@ -65,12 +65,16 @@ def test_a_killed_emulator_loses_nothing(tmp_path):
         control = str(http.base_url).replace("/v1.3", "/_emulator")
         httpx.post(f"{control}tasks/{ids[0]}/release")
         wait_until(lambda: http.get(f"{TASKS}/{ids[0]}").json()["status"] == "ready")
-        before = http.get(f"{TASKS}/{ids[0]}").json()
+        before, first = http.get(f"{TASKS}/{ids[0]}").json(), http.base_url.port
         running.send_signal(signal.SIGKILL)
         running.wait()
     with process(*INSTANT, *state) as (_, http):
         assert http.get(f"{TASKS}/{ids[0]}").json() == before
         assert [item["_id"] for item in http.get(TASKS).json()["data"]] == ids[::-1]
+        # What was paid for is told even though the process had no time to bring its journal to disk.
+        summary = http.get(f"{control}journal/summary".replace(str(first), str(http.base_url.port))).json()
+        assert summary["tasks_created"] == 3
+        assert list(summary["repeated_sources"].values()) == [3]
 
 
 def test_work_that_was_interrupted_is_taken_up_again(tmp_path):
