@@ -2,91 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
+from embed_pipeline.emulator.engine.documents import QUADRANTS
+from embed_pipeline.emulator.openapi_requests import (
+    Schema,
+    create_schema,
+    list_of,
+    object_of,
+    sync_schema,
+    words_of,
+)
+from embed_pipeline.emulator.tokens import TRUNCATION_REASON
 
-from embed_pipeline.emulator.rules import DIMENSIONS
-from embed_pipeline.emulator.validation import MODELS, OPTIONS
-
-Schema = dict[str, Any]
 _ID = {"type": "string", "pattern": "^[0-9a-f]{24}$"}
 _TIME = {"type": "string", "format": "date-time"}
-_SECONDS = {"type": "number", "minimum": 0, "maximum": 10**6}
 _STATUS = {"type": "string", "enum": ["processing", "ready", "failed"]}
-
-
-def _object(properties: Schema, *required: str, closed: bool = False) -> Schema:
-    schema: Schema = {"type": "object", "properties": properties}
-    if required:
-        schema["required"] = list(required)
-    if closed:
-        schema["additionalProperties"] = False
-    return schema
 
 
 def _ref(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def _list_of(schema: Schema) -> Schema:
-    return {"type": "array", "items": schema}
-
-
-def _words(*words: str) -> Schema:
-    return {"type": "array", "items": {"type": "string", "enum": list(words)}, "minItems": 1, "uniqueItems": True}
-
-
-def _cut(name: str, highest: int) -> Schema:
-    return _object({name: {"type": "integer", "minimum": 2, "maximum": highest}}, name, closed=True)
-
-
-def _segmentation(*strategies: str) -> Schema:
-    """One shape for every strategy; the object named like the strategy comes with it, no other may."""
-    cuts = {"fixed": _cut("duration_sec", 10), "dynamic": _cut("min_duration_sec", 5)}
-    shapes = [
-        _object({"strategy": {"const": name}, name: cuts[name]}, "strategy", name, closed=True) for name in strategies
-    ]
-    return {"oneOf": shapes}
-
-
-def _source() -> Schema:
-    url = {"type": "string", "pattern": r"^(https?://[a-z0-9-]+\.[a-z]+|file://)/[!-~]*$"}
-    text = {"type": "string", "minLength": 1}
-    named = {"url": url, "base64_string": text, "asset_id": text}
-    return {"oneOf": [_object({name: schema}, name, closed=True) for name, schema in named.items()]}
-
-
-def _create(model: str, kind: str) -> Schema:
-    """What a create takes, for one model and one input type."""
-    newer = model == "marengo3.5"
-    strategies = ("fixed",) if kind == "audio" and not newer else ("fixed", "dynamic")
-    cut = _segmentation(*strategies)
-    timed = _object(
-        {"start": _SECONDS, "end": _SECONDS, "text": {"type": "string"}}, "start", "end", "text", closed=True
-    )
-    media = {
-        "media_source": _source(),
-        "start_sec": _SECONDS,
-        "end_sec": _SECONDS | {"description": "Greater than start_sec."},
-        "segmentation": _object({"temporal": cut}, "temporal", closed=True) if newer else cut,
-        "embedding_option": _words(*OPTIONS[model, kind]),
-        "embedding_scope": _words("clip", "asset", *(["local"] if newer else [])),
-        "embedding_type": _words("separate_embedding", "fused_embedding"),
-    }
-    top: Schema = {"input_type": {"const": kind}, "model_name": {"const": model}}
-    if newer:
-        media["time_based_metadata"] = _list_of(timed)
-        top |= {"embedding_dimension": {"enum": list(DIMENSIONS)}, "embedding_uncertainty": {"type": "boolean"}}
-    top[kind] = _object(media, "media_source", closed=True)
-    return _object(top, "input_type", kind, *(["model_name"] if newer else []), closed=True)
-
-
 def _schemas() -> Schema:
-    flat_error = _object(
+    flat_error = object_of(
         {"code": {"type": "string"}, "message": {"type": "string"}, "docs_url": {"type": "string"}}, "code", "message"
     )
-    nested_error = _object(
+    nested_error = object_of(
         {
-            "error": _object(
+            "error": object_of(
                 {"code": {"type": "string"}, "message": {"type": "string"}, "details": {"type": "object"}},
                 "code",
                 "message",
@@ -95,13 +37,28 @@ def _schemas() -> Schema:
         "error",
     )
     row = {
-        "embedding": _list_of({"type": "number"}),
-        "embedding_option": {"type": "string"},
-        "embedding_scope": {"type": "string", "enum": ["clip", "asset"]},
-        "start_sec": {"type": "number"},
-        "end_sec": {"type": "number"},
-        "embedding_uncertainty": _list_of({"type": "number"}),
+        "embedding": list_of({"type": "number"}),
+        "embedding_option": {"type": ["string", "null"]},
+        "embedding_scope": {"enum": ["clip", "page", "chunk", "asset", None]},
+        "start_sec": {"type": ["number", "null"]},
+        "end_sec": {"type": ["number", "null"]},
+        "embedding_uncertainty": list_of({"type": "number"}),
+        "start_page_number": {"type": "integer", "minimum": 1},
+        "end_page_number": {"type": "integer", "minimum": 1},
+        "quadrant": {"enum": list(QUADRANTS)},
+        "chunk_index": {"type": "integer", "minimum": 0},
     }
+    counts = {kind: {"type": "integer", "minimum": 0} for kind in ("video", "audio", "image", "document", "text")}
+    usage = object_of(
+        {
+            "input_tokens": object_of(counts, closed=True),
+            "truncated": {"type": "boolean"},
+            "truncation_reason": {"const": TRUNCATION_REASON},
+        },
+        "input_tokens",
+        "truncated",
+        closed=True,
+    )
     asset = {
         "_id": _ID,
         "method": {"type": "string", "enum": ["direct", "url", "multipart"]},
@@ -110,36 +67,48 @@ def _schemas() -> Schema:
         "file_type": {"type": "string"},
         "created_at": _TIME,
     }
-    upload_url = _object({"chunk_index": {"type": "integer"}, "url": {"type": "string"}, "expires_at": _TIME})
+    upload_url = object_of({"chunk_index": {"type": "integer"}, "url": {"type": "string"}, "expires_at": _TIME})
     task = {"_id": _ID, "status": _STATUS, "created_at": _TIME, "updated_at": _TIME}
     return {
         "Error": {"anyOf": [flat_error, nested_error]},
-        "CreateTask": {"oneOf": [_create(model, kind) for model in MODELS for kind in ("video", "audio")]},
-        "CreatedTask": _object({"_id": _ID, "status": _STATUS, "data": {"type": "null"}}, "_id", "status"),
-        "Task": _object(
+        "CreateTask": create_schema(),
+        "EmbedAtOnce": sync_schema(),
+        "Embedded": object_of(
+            {
+                "data": list_of(object_of(row, "embedding")),
+                "metadata": {"type": "object"},
+                "usage": usage,
+                "embedding_engine": {"type": "string"},
+                "embedding_comparable_with": list_of({"type": "string"}),
+            },
+            "data",
+        ),
+        "CreatedTask": object_of({"_id": _ID, "status": _STATUS, "data": {"type": "null"}}, "_id", "status"),
+        "Task": object_of(
             {
                 **task,
-                "data": {"anyOf": [{"type": "null"}, _list_of(_object(row, "embedding"))]},
+                "data": {"anyOf": [{"type": "null"}, list_of(object_of(row, "embedding"))]},
                 "metadata": {"type": "object"},
-                "error": _object({"message": {"type": "string"}}, "message"),
+                "usage": usage,
+                "error": object_of({"message": {"type": "string"}}, "message"),
             },
             "_id",
             "status",
         ),
-        "TaskPage": _object(
+        "TaskPage": object_of(
             {
-                "data": _list_of(_object({**task, "model_name": {"type": "string"}}, "_id", "status")),
+                "data": list_of(object_of({**task, "model_name": {"type": "string"}}, "_id", "status")),
                 "page_info": _ref("PageInfo"),
             },
             "data",
             "page_info",
         ),
-        "PageInfo": _object(
+        "PageInfo": object_of(
             {name: {"type": "integer"} for name in ("limit_per_page", "page", "total_page", "total_results")}
         ),
-        "Asset": _object(asset, "_id", "status"),
-        "AssetPage": _object({"data": _list_of(_ref("Asset")), "page_info": _ref("PageInfo")}, "data", "page_info"),
-        "CreateAsset": _object(
+        "Asset": object_of(asset, "_id", "status"),
+        "AssetPage": object_of({"data": list_of(_ref("Asset")), "page_info": _ref("PageInfo")}, "data", "page_info"),
+        "CreateAsset": object_of(
             {
                 "method": {"type": "string", "enum": ["direct", "url"]},
                 "file": {"type": "string", "format": "binary"},
@@ -151,7 +120,7 @@ def _schemas() -> Schema:
             },
             "method",
         ),
-        "CreateUpload": _object(
+        "CreateUpload": object_of(
             {
                 "filename": {"type": "string", "minLength": 1, "maxLength": 255},
                 "type": {"type": "string", "enum": ["video", "audio", "image"]},
@@ -165,11 +134,11 @@ def _schemas() -> Schema:
             "total_size",
             closed=True,
         ),
-        "CreatedUpload": _object(
+        "CreatedUpload": object_of(
             {
                 "upload_id": _ID,
                 "asset_id": _ID,
-                "upload_urls": _list_of(upload_url),
+                "upload_urls": list_of(upload_url),
                 "upload_headers": {"type": "object"},
                 "chunk_size": {"type": "integer"},
                 "total_chunks": {"type": "integer"},
@@ -178,7 +147,7 @@ def _schemas() -> Schema:
             "upload_id",
             "asset_id",
         ),
-        "MoreUrls": _object(
+        "MoreUrls": object_of(
             {
                 "start": {"type": "integer", "minimum": 1},
                 "count": {"type": "integer", "minimum": 1, "maximum": 50},
@@ -187,11 +156,11 @@ def _schemas() -> Schema:
             "count",
             closed=True,
         ),
-        "ReportChunks": _object(
+        "ReportChunks": object_of(
             {
                 "completed_chunks": {
-                    **_list_of(
-                        _object(
+                    **list_of(
+                        object_of(
                             {
                                 "chunk_index": {"type": "integer", "minimum": 1},
                                 "proof": {"type": "string"},
@@ -249,12 +218,13 @@ def openapi_document() -> Schema:
     create = _operation("Create an embedding task", 202, "CreatedTask", 400, 413, body="CreateTask")
     create["responses"]["202"]["headers"] = {"Location": {"schema": {"type": "string"}}}
     asset_filters = [
-        _query("asset_ids", _list_of({"type": "string"})),
-        _query("asset_types", _words("image", "video", "audio", "document")),
+        _query("asset_ids", list_of({"type": "string"})),
+        _query("asset_types", words_of("image", "video", "audio", "document")),
         _query("filename", {"type": "string"}),
     ]
     uploads = "/assets/multipart-uploads"
     paths: Schema = {
+        "/embed-v2": {"post": _operation("Embed at once", 200, "Embedded", 400, 413, body="EmbedAtOnce")},
         "/embed-v2/tasks": {
             "post": create,
             "get": _operation("List embedding tasks", 200, "TaskPage", 400)

@@ -25,7 +25,7 @@ PAIRS: dict[DocumentKind, tuple[tuple[str, str], ...]] = {
 }
 _SEPARATE = ("separate_embedding",)
 _FIELDS = {"media_source", "embedding_option", "embedding_scope", "embedding_type"}
-_MANY_SENTENCES = 10_000
+MANY_SENTENCES = 10_000
 _ENDINGS: dict[str, DocumentKind] = {".pdf": "pdf", ".txt": "text", ".md": "text", ".markdown": "text"}
 
 
@@ -115,7 +115,7 @@ def _division(rules: Rules, value: Any) -> Division | None:
     rules.choice(sequential, "strategy", ("sentence",), path)
     if "max_sentences" not in sequential:
         raise Refusal(f"{path}.max_sentences is required.", f"{path}.max_sentences", None, NOT_PROVIDED)
-    most = rules.count(sequential["max_sentences"], f"{path}.max_sentences", 1, _MANY_SENTENCES)
+    most = rules.count(sequential["max_sentences"], f"{path}.max_sentences", 1, MANY_SENTENCES)
     overlap = rules.count(sequential.get("overlap_sentences", 0), f"{path}.overlap_sentences", 0, most - 1)
     return Division(max_sentences=most, overlap_sentences=overlap)
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +28,8 @@ pytestmark = pytest.mark.server
 
 @pytest.fixture(scope="module")
 def origin() -> Iterator[str]:
-    with Emulator(replace(TEST_SETTINGS, timing=Timing())) as server:
+    # Short enough to be embedded at once with either model.
+    with Emulator(replace(TEST_SETTINGS, timing=Timing(), instant_duration_sec=20.0)) as server:
         yield server.base_url
 
 
@@ -41,7 +42,12 @@ def test_whatever_is_asked_the_answer_is_one_that_was_declared(case, origin):
 def keep_what_a_schema_cannot_say(body: dict[str, Any]) -> None:
     """Ends lie after starts, timed text goes with fusion, uncertainty not with the asset; the source exists."""
     media = body[body["input_type"]]
+    if body["input_type"] == "document":
+        keep_the_kind_of_document(body, media)
+        return
     media["media_source"] = {"url": "https://media.example.com/a.mp4"}
+    if body["input_type"] == "image":
+        return
     if media.get("end_sec", 1e9) <= media.get("start_sec", 0):
         del media["end_sec"]
     text = [entry for entry in media.pop("time_based_metadata", []) if entry["start"] <= entry["end"]]
@@ -51,17 +57,60 @@ def keep_what_a_schema_cannot_say(body: dict[str, Any]) -> None:
         media["embedding_scope"] = ["clip"]
 
 
-def test_what_the_document_allows_is_accepted_and_read_back(origin):
-    creating = SCHEMA["/embed-v2/tasks"]["POST"]
+def keep_the_kind_of_document(body: dict[str, Any], document: dict[str, Any]) -> None:
+    """The file is of the kind that the shape is for; chunks overlap by less than they hold."""
+    cut, options = document.get("segmentation", {}), document.get("embedding_option", [])
+    chunked = "local" in document.get("embedding_scope", []) and "sequential" not in cut
+    pdf = "visual" in options or "spatial" in cut or chunked
+    document["media_source"] = {"url": f"https://media.example.com/a.{'pdf' if pdf else 'txt'}"}
+    body.pop("embedding_uncertainty", None)
+    if "sequential" in cut:
+        part = cut["sequential"]
+        part["overlap_sentences"] = min(part.get("overlap_sentences", 0), part["max_sentences"] - 1)
+
+
+def keep_what_is_embedded_at_once(body: dict[str, Any]) -> None:
+    """Sources exist and differ in their names, media of several types come with text, windows lie in the media."""
+    kind, medium = body["input_type"], body[body["input_type"]]
+    if kind in ("audio", "video"):
+        keep_what_a_schema_cannot_say(body)
+        medium.pop("start_sec", None)
+        medium.pop("end_sec", None)
+    if "media_source" in medium:
+        medium["media_source"] = {"url": "https://media.example.com/a.mp4"}
+    if "input_text" in medium:
+        medium["input_text"] = f"a {medium['input_text']}".replace("<@", "")
+    sources = medium.get("media_sources", [])
+    for index, source in enumerate(sources):
+        for name in ("url", "base64_string", "asset_id"):
+            source.pop(name, None)
+        source |= {"url": "https://media.example.com/a", "name": str(index)}
+        if source["media_type"] == "document":
+            source["media_type"] = "image"
+    if sources:
+        medium["input_text"] = "words"
+        body.pop("embedding_uncertainty", None)
+
+
+def check_accepted(origin: str, path: str, status: int, keep: Callable[[dict[str, Any]], None]) -> None:
     retrieving = SCHEMA["/embed-v2/tasks/{task_id}"]["GET"]
 
     @SOME
-    @hypothesis.given(case=creating.as_strategy())
+    @hypothesis.given(case=SCHEMA[path]["POST"].as_strategy())
     def check(case):
-        keep_what_a_schema_cannot_say(case.body)
+        keep(case.body)
         answer = case.call_and_validate(base_url=origin, headers=KEY, checks=CHECKS)
-        assert answer.status_code == 202, answer.text
-        task = retrieving.Case(path_parameters={"task_id": answer.json()["_id"]})
-        task.call_and_validate(base_url=origin, headers=KEY, checks=CHECKS)
+        assert answer.status_code == status, answer.text
+        if status == 202:
+            task = retrieving.Case(path_parameters={"task_id": answer.json()["_id"]})
+            task.call_and_validate(base_url=origin, headers=KEY, checks=CHECKS)
 
     check()
+
+
+def test_what_the_document_allows_is_accepted_and_read_back(origin):
+    check_accepted(origin, "/embed-v2/tasks", 202, keep_what_a_schema_cannot_say)
+
+
+def test_what_the_document_allows_is_embedded_at_once(origin):
+    check_accepted(origin, "/embed-v2", 200, keep_what_is_embedded_at_once)
