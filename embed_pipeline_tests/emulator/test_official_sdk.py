@@ -6,11 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from embed_pipeline.emulator import EmulatorSettings
 from embed_pipeline.emulator.server import Emulator
-from embed_pipeline_tests.emulator import sdk_conversation
+from embed_pipeline_tests.emulator import sdk_conversation, sdk_stills
+from embed_pipeline_tests.emulator.still_media import pdf, write_image
 
 # Each version lies in a folder of its own within the virtual environment, which it would disturb as a package.
 FOLDER = Path(os.environ.get("TWELVELABS_SDK_FOLDER", Path(sys.prefix) / "sdk"))
@@ -55,3 +57,51 @@ def test_the_official_sdk_speaks_with_it_unchanged(version, media_folder):
         assert seen["500"] == ["InternalServerError", 500]
         # Exactly the tasks that the SDK knows of were made: none by a refused or failed request.
         assert server.platform.journal.summary()["tasks_created"] == 4
+
+
+@pytest.mark.parametrize("version", ["1.2.9", "1.3.6"])
+def test_the_official_sdk_embeds_at_once_and_the_newer_one_images_and_documents(version, media_folder, tmp_path):
+    if not (FOLDER / version).is_dir():
+        pytest.skip(f"the official SDK {version} is not installed below {FOLDER}")
+    write_image(tmp_path / "still.png", np.zeros((8, 8, 3), np.uint8))
+    (tmp_path / "report.pdf").write_bytes(pdf(["A page"]))
+    (tmp_path / "notes.txt").write_text("A sentence.")
+    (tmp_path / "tone.wav").write_bytes((media_folder / "tone.wav").read_bytes())
+    with (tmp_path / "large.png").open("wb") as file:
+        file.truncate(32 * 1024**2 + 1)
+    with Emulator(EmulatorSettings(media_root=tmp_path, engine="instant", api_key="any")) as server:
+        done = subprocess.run(
+            [sys.executable, sdk_stills.__file__, str(FOLDER / version), str(tmp_path)],
+            env={**os.environ, "TWELVELABS_BASE_URL": server.base_url},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        summary = server.platform.journal.summary()
+    seen = json.loads(done.stdout)
+    assert f"/{version}/" in seen["version"]
+    assert seen["text"] == [512, None, None, "NoneType"]
+    assert seen["image"] == [512, None, None, "Image"]
+    assert seen["text_image"] == [512, None, None, "TextImage"]
+    assert seen["audio"] == [512, "audio", 0.0, "Audio"]
+    assert seen["multi_input"] == [512, None, None, "MultiInput"]
+    assert (seen["no text"], seen["no key"]) == (["BadRequestError", 400], ["ApiError", 401])
+    if version == "1.2.9":
+        assert (summary["embedded_at_once"], summary["tasks_created"]) == (5, 0)
+        return
+    assert (summary["embedded_at_once"], summary["tasks_created"]) == (7, 3)
+    assert seen["statuses"] == ["ready"] * 3
+    quarters = [None, "top_left", "top_right", "bottom_left", "bottom_right"]
+    assert seen["pages"] == [["page", 1, quarter] for quarter in quarters]
+    assert seen["chunks"] == [["chunk", 0]]
+    assert seen["image_row"] == [128, 128]
+    assert seen["task_metadata"] == ["Document", "Document", "Image"]
+    assert seen["usage"] == [["document"], ["text"], ["image"]]
+    assert [item.get("document_embedding_scope") for item in seen["listed"]] == [None, ["local"], ["local"]]
+    assert seen["listed"][0]["image_embedding_option"] == ["visual"]
+    assert (seen["pair"], seen["mixed"], seen["alone"]) == (["BadRequestError", 400],) * 3
+    assert seen["large"] == ["ContentTooLargeError", 413]
+    assert (seen["several"], seen["several_usage"]) == ([512, None, None, "MultiInput"], ["audio", "image", "text"])
+    assert seen["words"][0] == 256
