@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.text import Text
 
 from embed_pipeline import __version__
+from embed_pipeline.commands.code_location import CodeLocation
 from embed_pipeline.commands.opening import find_place
 from embed_pipeline.errors import EmbedPipelineError
 
@@ -30,10 +34,35 @@ _HOME_OR_INSTANCE = click.option(
 _JSON = click.option("--json", "as_json", is_flag=True, help="JSON on standard output instead of a table.")
 _MEDIA = click.option(
     "--media",
-    # Not a path: that would make s3:/bucket of s3://bucket.
-    default=lambda: os.environ.get("EMBED_MEDIA") or None,
+    # Not a path: that would make s3:/bucket of s3://bucket. EMBED_MEDIA is read where the place is looked for, because
+    # a variable must not count as if somebody had named a library other than that of a code location.
+    default=None,
     help="The folder, prefix or manifest to embed; EMBED_MEDIA, or else a sample library that is made for you.",
 )
+
+
+def _code_location(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options by which Dagster's own command line names a code location."""
+
+    @click.option("--module-name", "-m", "module", help="The Python module with the pipeline's definitions.")
+    @click.option(
+        "--python-file",
+        "-f",
+        "file",
+        type=click.Path(path_type=Path),
+        help="The Python file with the pipeline's definitions.",
+    )
+    @click.option(
+        "--workspace", "-w", type=click.Path(path_type=Path), help="The workspace file that names the code locations."
+    )
+    @click.option("--pipeline", help="The pipeline's name, where there are several.")
+    @functools.wraps(command)
+    def with_code(
+        *, module: str | None, file: Path | None, workspace: Path | None, pipeline: str | None, **others: Any
+    ) -> None:
+        command(code=CodeLocation(module, file, workspace, pipeline), **others)
+
+    return with_code
 
 
 def _console() -> Console:
@@ -78,17 +107,19 @@ def emulator(arguments: tuple[str, ...]) -> None:
 
 
 @cli.command()
+@_code_location
 @_MEDIA
 @_HOME_OR_INSTANCE
 @_JSON
-def plan(media: str | None, home: Path | None, as_json: bool) -> None:
+def plan(code: CodeLocation, media: str | None, home: Path | None, as_json: bool) -> None:
     """Tell what would be created, what it would cost and how long it would take. Spends nothing."""
     from embed_pipeline.commands.plan import run_plan
 
-    sys.exit(run_plan(find_place(home, media, os.environ), as_json, _console()))
+    sys.exit(run_plan(find_place(home, media, os.environ, code), as_json, _console()))
 
 
 @cli.command()
+@_code_location
 @_MEDIA
 @_HOME_OR_INSTANCE
 @_JSON
@@ -99,35 +130,34 @@ def plan(media: str | None, home: Path | None, as_json: bool) -> None:
     type=click.Choice(["unsubmitted", "processing", "embedded", "failed", "expired", "gone"]),
     help="Only media files in this state; may be given more than once.",
 )
-def status(media: str | None, home: Path | None, as_json: bool, states: tuple[str, ...]) -> None:
+def status(code: CodeLocation, media: str | None, home: Path | None, as_json: bool, states: tuple[str, ...]) -> None:
     """Tell the one state of each media file, and why it failed if it did."""
     from embed_pipeline.commands.status import run_status
 
-    sys.exit(run_status(find_place(home, media, os.environ), states, as_json, _console()))
+    sys.exit(run_status(find_place(home, media, os.environ, code), states, as_json, _console()))
 
 
 @cli.command()
+@_code_location
 @_MEDIA
 @_HOME_OR_INSTANCE
 @click.option("--all", "everything", is_flag=True, help="All that failed or expired.")
 @click.option("--wait/--no-wait", default=None, help="Wait for results and write them, or leave that to the sensor.")
 @click.argument("keys", nargs=-1, metavar="[KEY...]")
-def retry(media: str | None, home: Path | None, everything: bool, wait: bool | None, keys: tuple[str, ...]) -> None:
+def retry(
+    code: CodeLocation, media: str | None, home: Path | None, everything: bool, wait: bool | None, keys: tuple[str, ...]
+) -> None:
     """Create new tasks for media files that failed or expired: those named by KEY or path, or --all."""
     from embed_pipeline.commands.retry import run_retry
 
     if bool(keys) == everything:
         raise click.UsageError("Name the media files to retry, or say --all.")
-    sys.exit(run_retry(find_place(home, media, os.environ), keys, wait, _console()))
+    sys.exit(run_retry(find_place(home, media, os.environ, code), keys, wait, _console()))
 
 
 @cli.command()
-@click.option(
-    "--library",
-    "library",
-    default=lambda: os.environ.get("EMBED_MEDIA") or None,
-    help="What was embedded: the --media of demo and dev.",
-)
+@_code_location
+@click.option("--library", help="What was embedded: the --media of demo and dev.")
 @_HOME_OR_INSTANCE
 @_JSON
 @click.option("--segment", help="A segment id, as in the column segment_id.")
@@ -145,6 +175,7 @@ def retry(media: str | None, home: Path | None, everything: bool, wait: bool | N
 )
 @click.option("--space", help="The vector space, where the dataset has several.")
 def search(
+    code: CodeLocation,
     library: str | None,
     home: Path | None,
     as_json: bool,
@@ -161,7 +192,7 @@ def search(
     from embed_pipeline.commands.search import SearchRequest, run_search
 
     request = SearchRequest(segment, media, vector, text, count, option, None if scope == "any" else scope, space)
-    sys.exit(run_search(find_place(home, library, os.environ), request, as_json, _console()))
+    sys.exit(run_search(find_place(home, library, os.environ, code), request, as_json, _console()))
 
 
 def main() -> None:

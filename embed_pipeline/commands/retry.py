@@ -37,6 +37,7 @@ def run_retry(place: Place, named: Sequence[str], wait: bool | None, console: Co
     Raises:
         UnknownMediaError: A name belongs to no media file.
         NothingToRetryError: Nothing that was named, or nothing at all, failed or expired.
+        OtherTermsError: The tasks would be of other settings, or of another platform, than those that failed.
         ConfigurationError: Nothing has run here yet.
     """
     place.require_instance()
@@ -69,12 +70,16 @@ def run_retry(place: Place, named: Sequence[str], wait: bool | None, console: Co
 
 
 def _chosen(place: Place, named: Sequence[str]) -> list[str]:
-    """Choose what is retried, before a platform is started for it."""
+    """Choose what is retried, and whether it may be, before a platform is started for it."""
     with opened(place) as (blueprint, instance):
         from embed_pipeline.orchestration.ledger import Ledger
-        from embed_pipeline.orchestration.retrying import chosen_for_retry
+        from embed_pipeline.orchestration.retrying import chosen_for_retry, require_same_terms
 
-        return chosen_for_retry(Ledger(instance, blueprint.names).states(), named)
+        ledger = Ledger(instance, blueprint.names)
+        keys = chosen_for_retry(ledger.states(), named)
+        outcomes = ledger.outcomes()
+        require_same_terms(blueprint, ledger.latest_tasks(keys), {key: outcomes[key] for key in keys})
+        return keys
 
 
 def _collect(driver: Driver, ledger: Ledger, keys: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ from embed_pipeline.orchestration.blueprint import Blueprint
 from embed_pipeline.orchestration.checks import build_task_checks
 from embed_pipeline.orchestration.discovery import build_media_discovery_sensor
 from embed_pipeline.orchestration.jobs import build_daily_embedding_schedule, build_jobs
+from embed_pipeline.orchestration.pipelines import blueprint_metadata
 from embed_pipeline.orchestration.readiness import build_embedding_ready_sensor
 from embed_pipeline.orchestration.table import build_embeddings_table_sensor, build_refresh_job
 
@@ -33,4 +34,6 @@ def build_definitions(blueprint: Blueprint) -> dg.Definitions:
         ],
         resources=blueprint.resources,
         executor=dg.in_process_executor,
+        # For whoever loads the code location to work on its pipelines, as the command line does.
+        metadata=blueprint_metadata(blueprint),
     )

@@ -179,7 +179,9 @@ def test_the_example_project_loads_as_it_stands() -> None:
     script = (
         "import json\n"
         "from two_libraries.definitions import defs\n"
+        "from embed_pipeline.orchestration.pipelines import blueprints_in\n"
         "graph = defs().resolve_asset_graph()\n"
+        "print(sorted(blueprint.name for blueprint in blueprints_in(defs().metadata)))\n"
         "print(json.dumps(sorted(key.to_user_string() for key in graph.get_all_asset_keys())))\n"
     )
     printed = subprocess.run(
@@ -191,7 +193,9 @@ def test_the_example_project_loads_as_it_stands() -> None:
         check=False,
     )
     assert printed.returncode == 0, printed.stderr
-    keys = json.loads(printed.stdout.splitlines()[-1])
+    pipelines, told = printed.stdout.splitlines()[-2:]
+    assert pipelines == "['films', 'talks']", "commands find the pipelines in what components have built"
+    keys = json.loads(told)
     assert {"films/embeddings_table", "talks/embeddings_table"} <= set(keys)
 
 
