@@ -10,7 +10,14 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Mount
 
-from embed_pipeline.emulator import routes_assets, routes_control, routes_sync, routes_tasks, routes_uploads
+from embed_pipeline.emulator import (
+    routes_assets,
+    routes_control,
+    routes_metadata,
+    routes_sync,
+    routes_tasks,
+    routes_uploads,
+)
 from embed_pipeline.emulator.answers import refused
 from embed_pipeline.emulator.gate import Gate
 from embed_pipeline.emulator.platform import Platform
@@ -42,6 +49,7 @@ def build_app(platform: Platform) -> Gate:
                     *routes_tasks.ROUTES,
                     *routes_uploads.ROUTES,
                     *routes_assets.ROUTES,
+                    *routes_metadata.ROUTES,
                 ],
             ),
             routes_uploads.CHUNK_ROUTE,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -269,6 +270,26 @@ class AssetStore:
                     asset_id,
                 ),
             )
+
+    def change_metadata(self, asset_id: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> bool:
+        """Change an asset's user metadata.
+
+        Args:
+            asset_id: The asset.
+            change: Makes the new metadata from what is kept.
+
+        Returns:
+            Whether there is such an asset.
+        """
+        with self._database.write() as connection:
+            row = connection.execute("SELECT user_metadata FROM assets WHERE id = ?", (asset_id,)).fetchone()
+            if row is None:
+                return False
+            changed = change(json.loads(row[0] or "{}"))
+            connection.execute(
+                "UPDATE assets SET user_metadata = ? WHERE id = ?", (json.dumps(changed) if changed else None, asset_id)
+            )
+        return True
 
     def remove(self, asset_id: str) -> None:
         """Delete an asset and its file."""

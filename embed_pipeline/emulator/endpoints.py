@@ -11,6 +11,7 @@ ENDPOINTS = (
     "asset_list",
     "asset_retrieve",
     "asset_delete",
+    "asset_metadata",
     "upload_create",
     "upload_urls",
     "upload_report",
@@ -54,6 +55,7 @@ def endpoint_of(method: str, path: str) -> str:
             ("GET", 2): "asset_list",
             ("GET", 3): "asset_retrieve",
             ("DELETE", 3): "asset_delete",
+            **{(verb, 4): "asset_metadata" for verb in ("PUT", "PATCH", "DELETE")},
         }
         return by_shape.get((method, len(parts)), "other")
     return "other"

@@ -147,6 +147,7 @@ def _schemas() -> Schema:
             "upload_id",
             "asset_id",
         ),
+        "UserMetadata": object_of({"user_metadata": {"type": "object"}}, "user_metadata"),
         "MoreUrls": object_of(
             {
                 "start": {"type": "integer", "minimum": 1},
@@ -243,6 +244,12 @@ def openapi_document() -> Schema:
             "get": _operation("Retrieve an asset", 200, "Asset", 404),
             "delete": _operation("Delete an asset", 204, None, 400, 404, 409)
             | {"parameters": [_query("force", {"type": "boolean", "default": False})]},
+        },
+        "/assets/{asset_id}/user-metadata": {
+            "parameters": [_path("asset_id")],
+            "put": _operation("Replace an asset's user metadata", 204, None, 400, 404, body="UserMetadata"),
+            "patch": _operation("Merge into an asset's user metadata", 204, None, 400, 404, body="UserMetadata"),
+            "delete": _operation("Delete an asset's user metadata", 204, None, 404),
         },
         uploads: {
             "post": _operation("Open an upload session", 201, "CreatedUpload", 400, body="CreateUpload"),

@@ -71,6 +71,11 @@ def checked_metadata(value: Any) -> str | None:
         parsed = None
     if not isinstance(parsed, dict):
         raise Refusal("user_metadata must be a JSON object.", "user_metadata")
+    for key, kept in parsed.items():
+        texts = isinstance(kept, list) and all(isinstance(item, str) for item in kept)
+        if not texts and not isinstance(kept, str | int | float | bool | None):
+            message = f"user_metadata.{key[:80]} must be a text, a number, true, false or a list of texts."
+            raise Refusal(message, "user_metadata")
     return orjson.dumps(parsed).decode()
 
 

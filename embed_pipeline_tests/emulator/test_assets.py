@@ -276,3 +276,30 @@ def test_only_what_was_asked_for_and_can_be_is_made(start, media_folder):
         origin = emulator.emulator.base_url.removesuffix("/v1.3")
         assert emulator.http.get(f"{origin}/_thumbnail/{asset['_id']}.jpg").status_code == 404
     assert upload(emulator, media_folder / "tone.wav", enable_thumbnail="maybe").status_code == 400
+
+
+def test_user_metadata_is_replaced_merged_and_deleted(start, media_folder):
+    emulator = start(SETTINGS)
+    asset_id = upload(emulator, media_folder / "tone.wav", user_metadata='{"a": 1, "b": "x"}').json()["_id"]
+
+    def change(method: str, given: Any = None) -> Any:
+        body = None if given is None else {"user_metadata": given}
+        answer = emulator.http.request(method, f"/assets/{asset_id}/user-metadata", json=body)
+        assert (answer.status_code, answer.content) == (204, b""), answer.text
+        return emulator.http.get(f"/assets/{asset_id}").json().get("user_metadata")
+
+    # As the platform has it: null deletes a key when merging, and what is empty is ignored.
+    assert change("PATCH", {"a": None, "b": "", "c": ["t"]}) == {"b": "x", "c": ["t"]}
+    assert change("PUT", {"d": True, "e": None, "f": []}) == {"d": True}
+    assert change("DELETE") is None
+    assert [entry["status"] for entry in emulator.emulator.journal("asset_metadata")] == [204] * 3
+
+
+@pytest.mark.parametrize("given", ['{"a": {"b": 1}}', '{"a": [1]}', "[]", "{"])
+def test_user_metadata_of_another_kind_is_refused(start, media_folder, given):
+    emulator = start(SETTINGS)
+    assert upload(emulator, media_folder / "tone.wav", user_metadata=given).status_code == 400
+    asset_id = upload(emulator, media_folder / "tone.wav").json()["_id"]
+    address, body = f"/assets/{asset_id}/user-metadata", f'{{"user_metadata": {given}}}'
+    assert emulator.http.put(address, content=body).status_code == 400
+    assert emulator.http.patch(address.replace(asset_id, "0" * 24), json={"user_metadata": {}}).status_code == 404

@@ -55,8 +55,25 @@ def test_the_official_sdk_speaks_with_it_unchanged(version, media_folder):
         assert seen["deleted"][1] == 404
         assert seen["429"] == ["TooManyRequestsError" if version == "1.3.6" else "ApiError", 429]
         assert seen["500"] == ["InternalServerError", 500]
+        assert seen["steps"] == [["pending"], True, 1, ["completed"]]
+        assert "failed to fetch" in seen["by_url"]
+        assert seen["user_metadata"] == [{"shelf": 3, "row": ["left"]}, None]
+        assert seen["inside"] == "ready"
+        assert seen["technical"] == 96
+        for name, status in (("bad_upload", 400), ("no_upload", 404), ("bad_asset", 400)):
+            assert seen[name][1] == status, name
+        assert seen["async"] == {"created": "processing", "rows": 8, "listed": True, "assets": 4}
+        if version == "1.3.6":
+            assert seen["newer_model"] == {
+                "told": 256,
+                "options": ["audio", "fused", "visual"],
+                "scopes": ["clip"],
+                "lengths": [256],
+                "uncertain": True,
+                "tokens": True,
+            }
         # Exactly the tasks that the SDK knows of were made: none by a refused or failed request.
-        assert server.platform.journal.summary()["tasks_created"] == 4
+        assert server.platform.journal.summary()["tasks_created"] == (7 if version == "1.3.6" else 6)
 
 
 @pytest.mark.parametrize("version", ["1.2.9", "1.3.6"])
