@@ -26,7 +26,7 @@ from embed_pipeline.emulator.engine import EmbedRequest, EngineResult, Fixed, Me
 WINDOW_SEC = 4.0
 HEIGHT = 240
 MEETING_SEC = 0.1
-ENDINGS = {".mp4", ".mkv", ".webm", ".mov", ".mpg", ".avi", ".wav", ".flac", ".mp3", ".m4a", ".ogg"}
+ENDINGS = {".mp4", ".m4v", ".mkv", ".webm", ".mov", ".mpg", ".avi", ".wav", ".flac", ".mp3", ".m4a", ".ogg"}
 
 
 @dataclass(frozen=True)

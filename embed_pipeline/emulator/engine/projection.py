@@ -50,10 +50,9 @@ def _matrix(count: int, seed: int) -> FloatArray:
     raw = np.random.PCG64(seed).random_raw(2 * size)
     signs = np.where(raw[:size] >> np.uint64(63), 1.0, -1.0).astype(np.float32)
     rows = np.argsort(raw[size:], kind="stable")[:DIMENSION]
-    hadamard = np.ones((1, 1), np.float32)
-    while hadamard.shape[0] < size:
-        hadamard = np.block([[hadamard, hadamard], [hadamard, -hadamard]]).astype(np.float32)
-    matrix: FloatArray = hadamard[rows][:, :count].T * signs[:count, None]
+    # The Walsh-Hadamard matrix has -1 where a row's and a column's number share an odd count of bits.
+    odd = np.bitwise_count(np.arange(count)[:, None] & rows) & 1
+    matrix: FloatArray = (1 - 2 * odd.astype(np.float32)) * signs[:count, None]
     return np.ascontiguousarray(matrix / np.float32(np.sqrt(DIMENSION)))
 
 
