@@ -16,6 +16,7 @@ import argparse
 import tempfile
 from collections import defaultdict
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -26,6 +27,7 @@ from embed_pipeline.emulator.engine import EmbedRequest, EngineResult, Fixed, Me
 WINDOW_SEC = 4.0
 HEIGHT = 240
 MEETING_SEC = 0.1
+TICKS = 90_000
 ENDINGS = {".mp4", ".m4v", ".mkv", ".webm", ".mov", ".mpg", ".avi", ".wav", ".flac", ".mp3", ".m4a", ".ogg"}
 
 
@@ -99,7 +101,7 @@ def alter_video(source: Path, target: Path, how: Alteration, start: float, secon
         stream.thread_type = "AUTO"
         rate = stream.average_rate
         tidy = f"scale=-2:{HEIGHT},format=yuv420p" if "scale" not in how.video else "format=yuv420p"
-        graph, out, first = graph_of(stream, how.video, tidy), None, None
+        graph, out, last = graph_of(stream, how.video, tidy), None, -1
         begin = start + how.shift_sec
         media.seek(int(begin * 1e6))
         for frame in media.decode(stream):
@@ -111,10 +113,9 @@ def alter_video(source: Path, target: Path, how: Alteration, start: float, secon
                 if out is None:
                     out = copy.add_stream("libx264", rate=rate, options={"preset": "ultrafast", "crf": str(how.crf)})
                     out.width, out.height, out.pix_fmt = altered.width // 2 * 2, altered.height // 2 * 2, "yuv420p"
-                    out.time_base = stream.time_base
-                first = altered.pts if first is None else first
-                altered.pts -= first
-                altered.time_base = stream.time_base
+                    out.codec_context.time_base = Fraction(1, TICKS)
+                altered.pts, altered.time_base = max(last + 1, round((frame.time - begin) * TICKS)), Fraction(1, TICKS)
+                last = altered.pts
                 copy.mux(out.encode(altered))
         if out is not None:
             copy.mux(out.encode(None))
