@@ -115,11 +115,13 @@ class RetryLaterError(TooManyRequestsError):
 
     Attributes:
         retry_at: When to come back, UTC.
+        reason: Which limit stands in the way, without when it ends.
     """
 
-    def __init__(self, message: str, *, retry_at: datetime | None = None, **told: Any) -> None:
+    def __init__(self, message: str, *, retry_at: datetime | None = None, reason: str = "", **told: Any) -> None:
         super().__init__(message, **told)
         self.retry_at = retry_at
+        self.reason = reason
 
 
 class InvalidRequestError(EmbedPipelineError, ValueError):

@@ -44,6 +44,8 @@ class RequestOptions(TypedDict, total=False):
         additional_query_parameters: Sent as well.
         before_attempt: For ``create``: called right before each attempt is sent, after every wait for a limit; what it
             raises ends the call with nothing more sent. Must not block for long.
+        max_wait_sec: The longest single wait, in seconds, that the platform or a limit may ask for in this call; beyond
+            it :class:`RetryLaterError` says when to come back.
     """
 
     timeout_in_seconds: float
@@ -51,6 +53,7 @@ class RequestOptions(TypedDict, total=False):
     additional_headers: Mapping[str, str]
     additional_query_parameters: Mapping[str, str]
     before_attempt: Callable[[], None]
+    max_wait_sec: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,9 +246,12 @@ class Session:
 
     def policy(self, options: RequestOptions | None) -> RetryPolicy:
         """The retry policy of one call."""
-        if options is None or "max_retries" not in options:
-            return self.retries
-        return replace(self.retries, max_attempts=options["max_retries"] + 1)
+        policy = self.retries
+        if options and "max_retries" in options:
+            policy = replace(policy, max_attempts=options["max_retries"] + 1)
+        if options and "max_wait_sec" in options:
+            policy = replace(policy, max_wait_sec=options["max_wait_sec"])
+        return policy
 
     def error(self, reply: Reply, doing: str) -> ApiError:
         """The error that an answer stands for."""
@@ -317,7 +323,8 @@ def back_off(session: Session, policy: RetryPolicy, attempt: int, error: ApiErro
     if not again or attempt >= policy.max_attempts:
         raise error
     seconds = policy.delay(attempt, retry_after_sec=error.retry_after_sec, chance=session.chance())
-    if seconds > policy.max_wait_sec:
+    asked_for = error.retry_after_sec is not None or error.status_code == 429
+    if asked_for and seconds > policy.max_wait_sec:
         raise later(session, seconds, policy, error) from error
     session.count(retries=1)
     yield from pause(session, seconds)
@@ -338,6 +345,7 @@ def later(session: Session, seconds: float, policy: RetryPolicy, cause: ApiError
         f"{why}. Come back at {retry_at:%Y-%m-%dT%H:%M:%SZ}, in {seconds:.0f} s; "
         f"waits of up to {policy.max_wait_sec:.0f} s are allowed here (RetryPolicy.max_wait_sec).",
         retry_at=retry_at,
+        reason=why,
         retry_after_sec=seconds,
         status_code=cause.status_code if cause else 429,
         code=cause.code if cause else None,

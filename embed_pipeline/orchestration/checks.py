@@ -23,6 +23,7 @@ from embed_pipeline.orchestration.readiness import pending_tasks
 from embed_pipeline.orchestration.states import MediaState
 from embed_pipeline.orchestration.told_findings import findings_told_after
 from embed_pipeline.orchestration.verdicts import position_of, problems_of, still_wrong, verdict
+from embed_pipeline.orchestration.versions import task_version
 
 # Each with what it says of a run in which all is well, and how bad it is if it is not.
 SEGMENT_CHECKS: Mapping[str, tuple[str, str, dg.AssetCheckSeverity]] = {
@@ -183,8 +184,7 @@ def _orphaned_tasks(
         return {}
     with blueprint.client_resource(context.resources).client() as client:
         listed = listed_tasks(client, windows)
-    claimed = set(ledger.task_versions().values()) | ledger.tasks_of_other_pipelines()
-    claimed.update(record.version for record in ledger.records_created_since(windows[0].start))
+    claimed = ledger.told_tasks({task_version(task.id) for task in listed if task.id})
     return {
         f"task {task.id}": (
             "was created while a run that died was submitting, and no media file claims it. The next run of "

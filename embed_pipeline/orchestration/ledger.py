@@ -89,9 +89,9 @@ class Ledger:
         """The storage id of the event that told each media file's latest task."""
         return self._storage_ids(self._names.embedding_tasks, dg.DagsterEventType.ASSET_MATERIALIZATION, keys)
 
-    def embedded_versions(self) -> Mapping[str, str]:
-        """The task whose segments are in the dataset, for each media file that has any."""
-        return self._versions(self._names.segment_embeddings, dg.DagsterEventType.ASSET_MATERIALIZATION)
+    def embedded_versions(self, keys: Collection[str] | None = None) -> Mapping[str, str]:
+        """The task whose segments are in the dataset, for each media file, or of these, that has any."""
+        return self._versions(self._names.segment_embeddings, dg.DagsterEventType.ASSET_MATERIALIZATION, keys)
 
     def outcomes(self) -> Mapping[str, Outcome]:
         """The latest outcome of each media file that has one. It counts only while its subject is the latest."""
@@ -196,13 +196,15 @@ class Ledger:
         Args:
             tasks: Versions of tasks.
         """
-        latest = self.embedded_versions()
         found = self._ever(self._names.segment_embeddings, dg.DagsterEventType.ASSET_MATERIALIZATION, tasks)
         if found is None:
             found = {}
+            latest = self.embedded_versions()
             for key, version in latest.items():
                 if version in tasks:
                     found.setdefault(version, set()).add(key)
+        else:
+            latest = self.embedded_versions(set().union(*found.values()))
         kept = {task: {key for key in keys if latest.get(key, RETIRED) != RETIRED} for task, keys in found.items()}
         return {task: keys for task, keys in kept.items() if keys}
 
@@ -236,15 +238,25 @@ class Ledger:
                     found.setdefault(version, set()).add(key)
         return found
 
-    def tasks_of_other_pipelines(self) -> set[str]:
-        """The versions of the tasks that serve the media files of the instance's other pipelines."""
-        own = self._names.embedding_tasks
-        return {
-            version
-            for asset_key in self._instance.get_asset_keys()
-            if asset_key.path[-1] == own.path[-1] and asset_key != own
-            for version in self._versions(asset_key, dg.DagsterEventType.ASSET_MATERIALIZATION).values()
-        }
+    def told_tasks(self, tasks: Collection[str]) -> set[str]:
+        """Which of these tasks some event tells of: of this pipeline, or of another one in the instance.
+
+        Args:
+            tasks: Versions of tasks.
+        """
+        own, materialized = self._names.embedding_tasks, dg.DagsterEventType.ASSET_MATERIALIZATION
+        told: set[str] = set()
+        for asset_key in self._instance.get_asset_keys():
+            if asset_key.path[-1] != own.path[-1]:
+                continue
+            found = self._ever(asset_key, materialized, tasks)
+            if found is not None:
+                told.update(found)
+            elif asset_key == own:
+                told.update(record.version for some in self.task_records(self.partitions()).values() for record in some)
+            else:
+                told.update(self._versions(asset_key, materialized).values())
+        return told.intersection(tasks)
 
     def latest_evaluation(self, check: dg.AssetCheckKey) -> dg.AssetCheckEvaluation | None:
         """The latest result of a check; one that is only planned, as by the run that asks, does not count."""

@@ -61,32 +61,40 @@ class LeftBehind:
     run_id: str
     log: Callable[[str], None]
 
+    def __post_init__(self) -> None:
+        self._searched: set[tuple[str, str, str]] = set()
+
     def look(
         self,
         candidates: Sequence[Candidate],
         files: Mapping[str, MediaFile],
         deliveries: Mapping[str, Delivery],
-        claimed: Collection[str],
         *,
         now: datetime,
+        settled: bool = True,
     ) -> Adoption:
         """Look for tasks that serve these media files.
+
+        A file that was looked for once is not looked for again in the time of the same runs that have ended.
 
         Args:
             candidates: The media files that would be submitted; each has content of its own.
             files: Every file by partition key.
             deliveries: How each reaches the platform.
-            claimed: Versions of the tasks that an event tells of already.
             now: The time of looking.
+            settled: Whether every task that this run has created itself so far has its event.
         """
         if not candidates:
             return Adoption()
-        runs = unsettled_runs(self.instance, self.names, own_run_id=self.run_id, now=now, lifetime=self.lifetime)
-        if not runs:
+        own = self.run_id if settled else None
+        runs = unsettled_runs(self.instance, self.names, own_run_id=own, now=now, lifetime=self.lifetime)
+        candidates = [one for one in candidates if any(self._is_new_in(one, run) for run in runs)]
+        if not candidates:
             return Adoption()
         self._wait_for_late_answers(runs)
         tasks = self._listed(runs)
-        claimed = set(claimed) | self.ledger.tasks_of_other_pipelines()
+        self._searched.update((one.key, one.fingerprint, run.run_id) for one in candidates for run in runs)
+        claimed = self.ledger.told_tasks({task_version(task.id) for task in tasks if task.id})
         if not unclaimed(tasks, claimed):
             self._settle(runs, tasks, claimed, now)
             return Adoption()
@@ -99,6 +107,10 @@ class LeftBehind:
         adopted = {task_version(str(task.id)) for task in adoption.found.values()}
         self._settle(runs, tasks, claimed | adopted, now)
         return adoption
+
+    def _is_new_in(self, candidate: Candidate, run: UnsettledRun) -> bool:
+        """Whether a run's time was not searched for this content, or more may have come about in it since."""
+        return run.ended_at is None or (candidate.key, candidate.fingerprint, run.run_id) not in self._searched
 
     def _listed(self, runs: Sequence[UnsettledRun]) -> list[MediaEmbeddingTask]:
         """What the platform lists of the runs' time; its filters go by its own clock."""

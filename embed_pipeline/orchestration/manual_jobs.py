@@ -24,7 +24,6 @@ from embed_pipeline.orchestration.states import MediaState
 from embed_pipeline.orchestration.submitting import (
     submission_headline,
     submission_numbers,
-    submit_in_parts,
     submit_media,
 )
 from embed_pipeline.orchestration.versions import content_of
@@ -120,7 +119,7 @@ def _submit_new(blueprint: Blueprint) -> dg.JobDefinition:
         now, terms = datetime.now(UTC), blueprint.terms
         due = read_due(ledger, order, blueprint.policy, now, terms=terms, outdated=set(outdated))
         context.log.info(f"{len(due)} of {len(order)} media files are due, {len(outdated)} of them of other settings.")
-        report = submit_in_parts(blueprint, context, due)
+        report = submit_media(blueprint, context, due)
         yield dg.Output(None, metadata={"embed_pipeline/due": len(due), **submission_numbers(report)})
 
     return _job_of(submit_new, "Submits every media file that is new, has changed, or may be tried again, in one run.")

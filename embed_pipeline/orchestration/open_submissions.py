@@ -62,14 +62,14 @@ class UnsettledRun:
 
 
 def unsettled_runs(
-    instance: dg.DagsterInstance, names: PipelineNames, *, own_run_id: str, now: datetime, lifetime: timedelta
+    instance: dg.DagsterInstance, names: PipelineNames, *, own_run_id: str | None, now: datetime, lifetime: timedelta
 ) -> list[UnsettledRun]:
     """The runs that did not settle what they submitted.
 
     Args:
         instance: The Dagster instance.
         names: The pipeline's names.
-        own_run_id: The run that asks; its own submission does not count.
+        own_run_id: A run whose own submission does not count; None if every run's does.
         now: The time of asking.
         lifetime: How long the platform lists a task.
     """

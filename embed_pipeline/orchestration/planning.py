@@ -286,7 +286,7 @@ def make_plan(
         listing.files, on_problem=lambda file, error: unreadable.update({file.key: str(error)})
     )
     candidates = candidates_for(files, fingerprints, settings)
-    known, _ = gather_knowledge(ledger, candidates.values(), platform=client.platform, root_run_id="")
+    known = gather_knowledge(ledger, candidates.values(), platform=client.platform, root_run_id="")
     # The limits tell how long it takes, not what is in the plan.
     unlimited = policy.model_copy(update={"max_minutes_per_run": None, "max_minutes_per_day": None})
 

@@ -1,66 +1,63 @@
-"""Submitting: what a run does to give each of its media files an embedding task, and pay for none twice."""
+"""Submitting: what a run does to give each of its media files an embedding task, and pay for none twice.
+
+What takes long is done before a turn: fingerprints, headers, uploads. A turn holds the lock, and is short. In it
+everything is decided anew, on a ledger to which nobody else adds a task meanwhile, and what is to be created is created
+and told at once. So it does not matter what was thought before the turn, nor how many runs take turns, nor where one
+dies: within its turn it stands open for the others to look into, and outside all it has created is told.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from embed_pipeline.errors import EmbedPipelineError, MediaError, UnplayableMediaError
+from embed_pipeline.orchestration.creation import Creation
 from embed_pipeline.orchestration.day_budget import read_day_budget
-from embed_pipeline.orchestration.hindrances import Hindrances
 from embed_pipeline.orchestration.knowledge import gather_knowledge
 from embed_pipeline.orchestration.ledger import Ledger
 from embed_pipeline.orchestration.left_behind import LeftBehind
-from embed_pipeline.orchestration.measuring import candidates_for, measured, probe_all
 from embed_pipeline.orchestration.names import PipelineNames
-from embed_pipeline.orchestration.observations import media_observation, outcome_observation
+from embed_pipeline.orchestration.open_submissions import open_submission, settle_submission
 from embed_pipeline.orchestration.policy import PipelinePolicy
+from embed_pipeline.orchestration.preparation import Part, Preparation
 from embed_pipeline.orchestration.records import TaskRecord
 from embed_pipeline.orchestration.settings import EmbeddingSettings
-from embed_pipeline.orchestration.sources import (
-    Delivery,
-    delivery_for,
-    prepare,
-    typed_request,
-    without_query,
-)
-from embed_pipeline.orchestration.submission_plan import (
-    Action,
-    Candidate,
-    Decision,
-    plan_submissions,
-)
+from embed_pipeline.orchestration.sources import Delivery, without_query
+from embed_pipeline.orchestration.submission_events import SubmissionEvents
+from embed_pipeline.orchestration.submission_plan import Action, Decision, Known, plan_submissions
 from embed_pipeline.orchestration.submission_report import SubmissionReport
-from embed_pipeline.orchestration.unexpected import traceback_of, unexpected
-from embed_pipeline.orchestration.versions import Outcome, content_of, is_gone, version_tags
+from embed_pipeline.orchestration.versions import content_of, is_gone
 
 if TYPE_CHECKING:
-    from embed_pipeline.client import EmbedClient
-    from embed_pipeline.media import MediaFile, MediaLibrary
+    from concurrent.futures import Future
 
+    from embed_pipeline.client import EmbedClient, RetryLaterError, TasksCreateResponse
+    from embed_pipeline.media import MediaLibrary
 
-# How long a run may take to notice that it was ended; others wait longer before they create what it might.
-_STILL_RUNNING_SEC = 1.0
-
-
-class RunEndedError(EmbedPipelineError):
-    """The run that is creating tasks was ended by Dagster or by a person meanwhile."""
+# A turn begins nothing new after this; long enough that what it costs to take one does not show.
+_TURN_SEC = 2.0
+# For a limit that passes later than this, a run waits outside its turn; later than that, it leaves the rest for later.
+_LONGEST_WAIT_IN_TURN_SEC = 1.0
+_LONGEST_WAIT_SEC = 120.0
+_TURNS_IN_VAIN = 5
 
 
 @dataclass
 class Submission:
-    """One submission, with all it needs given as values.
+    """One run's submission, with all it needs given as values.
 
     Args:
         names: The pipeline's names.
         ledger: What is known so far.
         instance: The Dagster instance, for the runs that did not settle.
+        turn: The right to create tasks, which one run at a time has.
         library: Where the media files are.
         client: The platform.
         settings: What the files are embedded with.
@@ -74,11 +71,14 @@ class Submission:
         log_event: Stores an event at once; called from one thread only.
         log: Told in words what is worth reading in the run's log.
         concurrency: Requests under way at once.
+        force: Submit even what a task serves already.
+        retry_failed: Submit again what failed or expired for good.
     """
 
     names: PipelineNames
     ledger: Ledger
     instance: dg.DagsterInstance
+    turn: Callable[[], AbstractContextManager[None]]
     library: MediaLibrary
     client: EmbedClient
     settings: EmbeddingSettings
@@ -92,125 +92,35 @@ class Submission:
     log_event: Callable[[dg.AssetMaterialization | dg.AssetObservation], None]
     log: Callable[[str], None]
     concurrency: int = 8
+    force: bool = False
+    retry_failed: bool = False
 
     def __post_init__(self) -> None:
-        self._files: dict[str, MediaFile] = {}
-        self._candidates: dict[str, Candidate] = {}
-        self._media_event_ids: dict[str, int] = {}
-        self._missing: dict[str, str] = {}
-        self._look_again_at = 0.0
-        self._refused: set[str] = set()
-        self._report = SubmissionReport()
-        self._hindrances = Hindrances()
-        self._limit_reached: str | None = None
-
-    def run(self, keys: Sequence[str], *, force: bool = False, retry_failed: bool = False) -> SubmissionReport:
-        """Give each of these media files a task; what cannot be done now is in the report, and nothing is lost."""
-        now = datetime.now(UTC)
-        self._read_files(keys)
-        self._tell_what_changed()
-        known, claimed = gather_knowledge(
-            self.ledger, self._candidates.values(), platform=self.platform, root_run_id=self.root_run_id
+        self._events = SubmissionEvents(self.names, self.code_version, self.terms, self.log_event, self.log)
+        self._limits_met: list[RetryLaterError] = []
+        self._turns_in_vain = 0
+        self._waited_sec = 0.0
+        self._preparation = Preparation(
+            library=self.library,
+            client=self.client,
+            settings=self.settings,
+            platform=self.platform,
+            delivery=self.delivery,
+            concurrency=self.concurrency,
+            on_problem=self._events.problem,
+            hindrances=self._events.hindrances,
+            log=self.log,
         )
-        minutes_left = read_day_budget(self.ledger, self.policy, now).left
-
-        def plan() -> list[Decision]:
-            return plan_submissions(
-                list(self._candidates.values()),
-                known,
-                self.policy,
-                now=now,
-                force=force,
-                retry_failed=retry_failed,
-                minutes_left_today=minutes_left,
-            )
-
-        # Only what would be submitted is opened to learn its length; then limits are counted. What a file really holds
-        # may tell it apart from one that it was to follow, which is then opened as well.
-        measured_keys: set[str] = set()
-        while new := [
-            decision.candidate.key
-            for decision in plan()
-            if decision.action is Action.SUBMIT and decision.candidate.key not in measured_keys
-        ]:
-            self._measure(new)
-            measured_keys.update(new)
-        decisions = [decision for decision in plan() if decision.candidate.key not in self._report.failed]
-        self._reattach_what_is_gone()
-        for decision in decisions:
-            self._carry_out_without_platform(decision)
-        to_submit = [decision for decision in decisions if decision.action is Action.SUBMIT]
-        to_submit = self._adopt(to_submit, claimed, now, force=force)
-        self._create(to_submit)
-        self._follow(decisions)
-        return self._report
-
-    def _read_files(self, keys: Sequence[str]) -> None:
-        for key in keys:
-            try:
-                self._files[key] = self.library.file(key)
-            except MediaError as error:
-                self._missing[key] = str(error)
-        fingerprints = self.library.fingerprints(
-            list(self._files.values()),
-            on_problem=lambda file, error: self._report.failed.update({file.key: str(error)}),
+        self._creation = Creation(
+            client=self.client,
+            settings=self.settings,
+            preparation=self._preparation,
+            instance=self.instance,
+            run_id=self.run_id,
+            concurrency=self.concurrency,
+            longest_wait_sec=_LONGEST_WAIT_IN_TURN_SEC,
         )
-        self._candidates = candidates_for(self._files, fingerprints, self.settings)
-
-    def _tell_what_changed(self) -> None:
-        """A person may ask for a file that changed since discovery looked: what is embedded is what is told."""
-        told = self.ledger.media_versions(list(self._candidates))
-        for key, candidate in self._candidates.items():
-            if told.get(key) != candidate.fingerprint:
-                self.log_event(media_observation(self.names, self._files[key], candidate.fingerprint))
-        self._media_event_ids = dict(self.ledger.media_event_ids(list(self._candidates)))
-
-    def _reattach_what_is_gone(self) -> None:
-        """A file that vanished after its task was created keeps it, so that asking for all files does not fail."""
-        told, tasks = self.ledger.media_versions(self._missing), self.ledger.latest_tasks(self._missing)
-        self._media_event_ids.update(self.ledger.media_event_ids(list(self._missing)))
-        for key, message in self._missing.items():
-            version, task = told.get(key, ""), tasks.get(key)
-            if is_gone(version) and task is not None and task.fingerprint == content_of(version):
-                again = replace(task, how="re-attached", root_run_id=self.root_run_id, storage_id=None)
-                self._log_task(again, media_version=version)
-            else:
-                self._report.failed[key] = message
-
-    def _measure(self, keys: Iterable[str]) -> None:
-        for file, found in probe_all(self.library, [self._files[key] for key in keys], self.concurrency):
-            key = file.key
-            if isinstance(found, UnplayableMediaError):
-                self._refuse(key, self._candidates[key].fingerprint, str(found))
-            elif isinstance(found, MediaError):
-                self._report.failed[key] = str(found)
-            else:
-                self._candidates[key], self._files[key] = measured(self._candidates[key], file, found, self.settings)
-
-    def _carry_out_without_platform(self, decision: Decision) -> None:
-        key = decision.candidate.key
-        if decision.action is Action.REATTACH and decision.task is not None:
-            self._log_task(
-                replace(
-                    decision.task,
-                    media=key,
-                    how="re-attached",
-                    settings=self.settings,
-                    media_uri=without_query(self._files[key].uri),
-                    root_run_id=self.root_run_id,
-                    storage_id=None,
-                )
-            )
-        elif decision.action is Action.HOLD:
-            self._report.held[key] = decision.reason
-        elif decision.action is Action.REFUSE:
-            self._refuse(key, decision.candidate.fingerprint, f"{self._files[key].path}: {decision.reason}")
-
-    def _adopt(
-        self, decisions: list[Decision], claimed: frozenset[str], now: datetime, *, force: bool
-    ) -> list[Decision]:
-        """Take over what runs that died have created, before anything new is."""
-        search = LeftBehind(
+        self._left_behind = LeftBehind(
             names=self.names,
             instance=self.instance,
             ledger=self.ledger,
@@ -221,119 +131,215 @@ class Submission:
             run_id=self.run_id,
             log=self.log,
         )
-        deliveries = {key: delivery_for(file, self.delivery, self.platform) for key, file in self._files.items()}
-        found = search.look([d.candidate for d in decisions], self._files, deliveries, claimed, now=now)
+
+    def run(self, keys: Sequence[str]) -> SubmissionReport:
+        """Give each of these media files a task; what cannot be done now is in the report, and nothing is lost.
+
+        They go through in parts, so that the first are submitted before the last are read.
+        """
+        size = self.policy.partitions_per_run
+        for start in range(0, len(keys), size):
+            self._submit(keys[start : start + size])
+            if self._events.report.stopped:
+                break
+        stats = self.client.stats
+        self._events.report.traffic = replace(stats, waited_sec=stats.waited_sec + self._waited_sec)
+        return self._events.report
+
+    def _submit(self, keys: Sequence[str]) -> None:
+        part = self._preparation.read(keys)
+        self._tell_what_changed(part)
+        try:
+            while not part.is_done:
+                if not part.is_ready and self._events.obstacle is None:
+                    self._preparation.make_ready(part, partial(self._decide, part, self._view(part)))
+                with self.turn():
+                    wait_sec = self._take_turn(part)
+                if wait_sec:
+                    self.log(f"The platform's limits let nothing through for {wait_sec:.0f} s; others may go first.")
+                    time.sleep(wait_sec)
+                    self._waited_sec += wait_sec
+        finally:
+            self._preparation.delete_unused(part)
+
+    def _take_turn(self, part: Part) -> float:
+        """Deal with as many files as a turn has time for.
+
+        Returns:
+            How long a limit lets nothing more through, in seconds.
+        """
+        self._reattach_what_is_gone(part)
+        self._leave_what_changed_meanwhile(part)
+        view = self._view(part)
+        decisions = self._decide(part, view)
+        for decision in decisions:
+            self._carry_out_without_platform(part, decision)
+        wanted = [decision for decision in decisions if decision.action is Action.SUBMIT]
+        wait_sec = 0.0
+        if self._events.obstacle is None:
+            ready = [one for one in wanted if self._preparation.is_ready(part, one.candidate.key)]
+            part.is_ready = len(ready) == len(wanted)
+            wait_sec = self._create(part, self._adopt(part, ready, view.now))
+        if self._events.obstacle is not None:
+            self._hold(part, wanted)
+        self._follow(part, decisions)
+        return wait_sec
+
+    def _view(self, part: Part) -> _View:
+        now = datetime.now(UTC)
+        known = gather_knowledge(
+            self.ledger, part.candidates.values(), platform=self.platform, root_run_id=self.root_run_id
+        )
+        return _View(now, known, read_day_budget(self.ledger, self.policy, now).left)
+
+    def _decide(self, part: Part, view: _View) -> list[Decision]:
+        policy, per_run = self.policy, self.policy.max_minutes_per_run
+        if per_run is not None:
+            policy = policy.model_copy(update={"max_minutes_per_run": max(per_run - self._events.report.minutes, 0.0)})
+        return plan_submissions(
+            list(part.candidates.values()),
+            view.known,
+            policy,
+            now=view.now,
+            force=self.force,
+            retry_failed=self.retry_failed,
+            minutes_left_today=view.minutes_left_today,
+        )
+
+    def _tell_what_changed(self, part: Part) -> None:
+        """A person may ask for a file that changed since discovery looked: what is embedded is what is told."""
+        told = self.ledger.media_versions(list(part.candidates))
+        for key, candidate in part.candidates.items():
+            if told.get(key) != candidate.fingerprint:
+                self._events.content(part.files[key], candidate.fingerprint)
+
+    def _leave_what_changed_meanwhile(self, part: Part) -> None:
+        """Between its fingerprint and its turn a file may have been replaced; its new content is due by itself."""
+        told = self.ledger.media_versions(list(part.candidates))
+        self._events.media_event_ids.update(self.ledger.media_event_ids(list(part.candidates)))
+        for key, candidate in list(part.candidates.items()):
+            if told.get(key) != candidate.fingerprint:
+                self._events.report.held[key] = (
+                    "its content changed while it waited for its turn; it is submitted later"
+                )
+                del part.candidates[key]
+
+    def _reattach_what_is_gone(self, part: Part) -> None:
+        """A file that vanished after its task was created keeps it, so that asking for all files does not fail."""
+        told, tasks = self.ledger.media_versions(part.missing), self.ledger.latest_tasks(part.missing)
+        self._events.media_event_ids.update(self.ledger.media_event_ids(list(part.missing)))
+        for key, message in part.missing.items():
+            version, task = told.get(key, ""), tasks.get(key)
+            if is_gone(version) and task is not None and task.fingerprint == content_of(version):
+                again = replace(task, how="re-attached", root_run_id=self.root_run_id, storage_id=None)
+                self._events.task(again, media_version=version)
+            else:
+                self._events.report.failed[key] = message
+        part.missing.clear()
+
+    def _carry_out_without_platform(self, part: Part, decision: Decision) -> None:
+        key = decision.candidate.key
+        match decision.action:
+            case Action.REATTACH if decision.task is not None:
+                self._events.task(
+                    replace(
+                        decision.task,
+                        media=key,
+                        how="re-attached",
+                        settings=self.settings,
+                        media_uri=without_query(part.files[key].uri),
+                        root_run_id=self.root_run_id,
+                        storage_id=None,
+                    )
+                )
+            case Action.HOLD:
+                self._events.report.held[key] = decision.reason
+            case Action.REFUSE:
+                self._events.refused(key, decision.candidate.fingerprint, f"{part.files[key].path}: {decision.reason}")
+            case _:
+                return
+        del part.candidates[key]
+
+    def _adopt(self, part: Part, decisions: list[Decision], now: datetime) -> list[Decision]:
+        """Take over what runs that died have created, before anything new is."""
+        deliveries = {key: self._preparation.delivery_of(file) for key, file in part.files.items()}
+        candidates = [decision.candidate for decision in decisions]
+        found = self._left_behind.look(candidates, part.files, deliveries, now=now, settled=self._events.report.settled)
         left = []
         for decision in decisions:
             key = decision.candidate.key
             task, doubt = found.found.get(key), found.undecided.get(key)
             if task is not None:
-                self._log_task(self._record(decision, str(task.id), task.created_at or datetime.now(UTC), adopted=True))
-            elif doubt is not None and not force:
-                self._report.failed[key] = f"{self._files[key].path}: {doubt}"
+                at = task.created_at or datetime.now(UTC)
+                self._events.task(self._record(part, decision, str(task.id), at, adopted=True))
+            elif doubt is not None and not self.force:
+                self._events.report.failed[key] = f"{part.files[key].path}: {doubt}"
             else:
                 left.append(decision)
+                continue
+            del part.candidates[key]
         return left
 
-    def _create(self, decisions: Sequence[Decision]) -> None:
-        """Create tasks, some at once; each is logged before a further request takes its place."""
-        waiting = list(reversed(decisions))
-        under_way: dict[Future[tuple[str, bool]], Decision] = {}
-        with ThreadPoolExecutor(self.concurrency) as pool:
-            while under_way or (waiting and not self._stopped):
-                while waiting and not self._stopped and len(under_way) < self.concurrency:
-                    decision = waiting.pop()
-                    under_way[pool.submit(self._request, decision)] = decision
-                done, _ = wait(under_way, return_when=FIRST_COMPLETED)
-                for future in done:
-                    self._take_answer(under_way.pop(future), future)
-        for decision in waiting:
-            self._report.held[decision.candidate.key] = str(self._stopped)
-
-    def _request(self, decision: Decision) -> tuple[str, bool]:
-        file = self._files[decision.candidate.key]
-        source = prepare(
-            file,
-            delivery_for(file, self.delivery, self.platform),
-            self.library,
-            self.client,
-            fingerprint=decision.candidate.fingerprint,
-            digest=decision.candidate.settings_digest,
+    def _create(self, part: Part, decisions: Sequence[Decision]) -> float:
+        """Create tasks while the turn lasts; how long in seconds a limit lets nothing more through."""
+        if not decisions:
+            return 0.0
+        open_submission(self.instance, self.names, self.run_id)
+        before, limits = len(self._events.report.tasks), self._limits_met
+        limits.clear()
+        ends_at = time.monotonic() + _TURN_SEC
+        self._creation.create(
+            part,
+            decisions,
+            goes_on=lambda: self._events.obstacle is None and not limits and time.monotonic() < ends_at,
+            on_answer=lambda decision, answer: self._take_answer(part, decision, answer),
         )
-        answer = self.client.v_2.tasks.create(
-            **typed_request(self.settings.request(file.media_type), source),
-            media_duration_sec=decision.candidate.length_sec,
-            # Asked after every wait for a limit, which may be long.
-            request_options={"before_attempt": self._give_way_if_ended},
-        )
-        return answer.id, answer.adopted
+        if self._events.report.settled:
+            settle_submission(self.instance, self.names, self.run_id)
+        if not limits:
+            return 0.0
+        first = min(limits, key=lambda limit: limit.retry_after_sec or 0.0)
+        wait_sec = first.retry_after_sec or 0.0
+        self._turns_in_vain = self._turns_in_vain + 1 if len(self._events.report.tasks) == before else 0
+        if wait_sec > _LONGEST_WAIT_SEC or self._turns_in_vain >= _TURNS_IN_VAIN:
+            self._events.limit(first)
+            return 0.0
+        return wait_sec
 
-    def _give_way_if_ended(self) -> None:
-        """A run that was taken for dead has lost the right to create tasks: another one may be creating them by now."""
-        now = time.monotonic()
-        if now < self._look_again_at:
-            return
-        run = self.instance.get_run_by_id(self.run_id)
-        if run is None or run.is_finished:
-            raise RunEndedError(
-                f"Run {self.run_id} was ended while it was creating tasks, so it created no more; what it created is "
-                "kept. Run it again for the rest."
-            )
-        self._look_again_at = now + _STILL_RUNNING_SEC
-
-    @property
-    def _stopped(self) -> str | None:
-        return self._report.stopped or self._limit_reached
-
-    def _take_answer(self, decision: Decision, future: Future[tuple[str, bool]]) -> None:
+    def _take_answer(self, part: Part, decision: Decision, answer: Future[TasksCreateResponse]) -> None:
         """Log what came of one request."""
-        from embed_pipeline.client import AmbiguousCreateError, RetryLaterError, culprit_of
+        from embed_pipeline.client import RetryLaterError
 
         key = decision.candidate.key
         try:
-            task_id, adopted = future.result()
-        except AmbiguousCreateError as error:
-            self._report.settled = False
-            self._report.failed[key] = str(error)
-        except RunEndedError as error:
-            self._report.settled = False
-            self._report.stopped = self._report.held[key] = str(error)
-        except RetryLaterError as error:
-            self._limit_reached = self._report.held[key] = str(error)
-        except EmbedPipelineError as error:
-            if self._hindrances.hindered_by(error):
-                self._report.stopped = self._report.held[key] = str(error)
-            elif culprit_of(error) == "media":
-                self._refuse(key, decision.candidate.fingerprint, str(error))
-            else:
-                self._report.failed[key] = str(error)
+            task = answer.result()
+        except RetryLaterError as limit:
+            self._limits_met.append(limit)  # it waits for another turn
+            return
         except Exception as error:
-            # Whether the task was created is not known; the next run looks for it before it creates another.
-            self._report.settled = False
-            self._report.failed[key] = unexpected(error)
-            self.log(f"{key}: {traceback_of(error)}")
+            self._events.problem(key, error, decision.candidate.fingerprint)
         else:
-            self._hindrances.passed()
-            self._log_task(self._record(decision, task_id, datetime.now(UTC), adopted=adopted))
+            self._events.hindrances.passed()
+            self._events.task(self._record(part, decision, task.id, datetime.now(UTC), adopted=task.adopted))
+        del part.candidates[key]
 
-    def _follow(self, decisions: Sequence[Decision]) -> None:
+    def _hold(self, part: Part, decisions: Sequence[Decision]) -> None:
         for decision in decisions:
-            if decision.action is not Action.FOLLOW or decision.follows is None:
-                continue
-            key, leader = decision.candidate.key, decision.follows
-            if leader in self._report.tasks:
-                file = self._files[key]
-                self._log_task(
-                    replace(self._report.tasks[leader], media=key, how="re-attached", media_uri=without_query(file.uri))
-                )
-            elif leader in self._report.held:
-                self._report.held[key] = self._report.held[leader]
-            elif leader in self._refused:
-                self._refuse(key, decision.candidate.fingerprint, self._report.failed[leader])
-            else:
-                self._report.failed[key] = self._report.failed.get(leader, decision.reason)
+            if part.candidates.pop(decision.candidate.key, None) is not None:
+                self._events.report.held[decision.candidate.key] = str(self._events.obstacle)
 
-    def _record(self, decision: Decision, task_id: str, submitted_at: datetime, *, adopted: bool) -> TaskRecord:
+    def _follow(self, part: Part, decisions: Sequence[Decision]) -> None:
+        """What became of a file holds for those of the same content, once anything did."""
+        for decision in decisions:
+            candidate, leader = decision.candidate, decision.follows
+            if leader is not None and leader not in part.candidates:
+                uri = without_query(part.files[candidate.key].uri)
+                self._events.same_as(leader, candidate.key, candidate.fingerprint, uri)
+                del part.candidates[candidate.key]
+
+    def _record(
+        self, part: Part, decision: Decision, task_id: str, submitted_at: datetime, *, adopted: bool
+    ) -> TaskRecord:
         candidate = decision.candidate
         return TaskRecord(
             media=candidate.key,
@@ -346,31 +352,15 @@ class Submission:
             minutes=candidate.minutes,
             how="adopted" if adopted else "created",
             root_run_id=self.root_run_id,
-            media_uri=without_query(self._files[candidate.key].uri),
+            media_uri=without_query(part.files[candidate.key].uri),
             settings=self.settings,
         )
 
-    def _log_task(self, record: TaskRecord, *, media_version: str | None = None) -> None:
-        self.log_event(
-            dg.AssetMaterialization(
-                self.names.embedding_tasks,
-                partition=record.media,
-                metadata=record.metadata(),
-                tags=version_tags(
-                    record.version,
-                    self.code_version,
-                    (
-                        self.names.media_files,
-                        media_version or record.fingerprint,
-                        self._media_event_ids.get(record.media),
-                    ),
-                ),
-            )
-        )
-        self._report.tasks[record.media] = record
 
-    def _refuse(self, key: str, fingerprint: str, message: str) -> None:
-        """Nothing was created for this content, and asking again would not change that."""
-        self._report.failed[key] = message
-        self._refused.add(key)
-        self.log_event(outcome_observation(self.names, key, Outcome.refusal(fingerprint, self.terms), message))
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What decisions rest on, as it was at one time."""
+
+    now: datetime
+    known: Known
+    minutes_left_today: float | None

@@ -15,7 +15,7 @@ import dagster as dg
 
 from embed_pipeline.errors import EmbedPipelineError
 
-_LOOK_AGAIN_SEC = 0.5
+_LOOK_AGAIN_SEC = 0.2
 _ASK_AGAIN_SEC = 0.02
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from embed_pipeline.orchestration.records import TaskRecord
@@ -32,15 +32,6 @@ class SubmissionReport:
     settled: bool = True
     traffic: ClientStats | None = None
 
-    def add(self, other: SubmissionReport) -> None:
-        """Take in what a further part of the same run did."""
-        self.tasks |= other.tasks
-        self.held |= other.held
-        self.failed |= other.failed
-        self.stopped = self.stopped or other.stopped
-        self.settled = self.settled and other.settled
-        self.traffic = other.traffic if self.traffic is None else _sum(self.traffic, other.traffic)
-
     def count(self, how: str) -> int:
         """How many tasks came about in this way: created, re-attached or adopted."""
         return sum(record.how == how for record in self.tasks.values())
@@ -49,9 +40,3 @@ class SubmissionReport:
     def minutes(self) -> float:
         """Media minutes of the tasks that were created or adopted."""
         return minutes_spent(record for record in self.tasks.values() if record.how != "re-attached")
-
-
-def _sum(one: ClientStats, other: ClientStats | None) -> ClientStats:
-    if other is None:
-        return one
-    return replace(one, **{each.name: getattr(one, each.name) + getattr(other, each.name) for each in fields(one)})

@@ -10,7 +10,6 @@ import dagster as dg
 from embed_pipeline.orchestration.blueprint import Blueprint
 from embed_pipeline.orchestration.events import event_logger, failure
 from embed_pipeline.orchestration.ledger import Ledger
-from embed_pipeline.orchestration.open_submissions import open_submission, settle_submission
 from embed_pipeline.orchestration.submission import Submission
 from embed_pipeline.orchestration.submission_lock import submission_lock
 from embed_pipeline.orchestration.submission_report import SubmissionReport
@@ -42,63 +41,24 @@ def submit_media(
     Raises:
         dg.Failure: Some media file got no task, or something stood in the way of them all. What went right is logged.
     """
-    return _told(context, _submit(blueprint, context, keys, force=force, retry_failed=retry_failed))
-
-
-def submit_in_parts(
-    blueprint: Blueprint, context: dg.AssetExecutionContext | dg.OpExecutionContext, keys: Sequence[str]
-) -> SubmissionReport:
-    """The same for any number of media files, in parts, so that another run need not wait for them all.
-
-    The parts are one run: what is wrong with a file of one does not keep the others from their turn, and
-    ``max_minutes_per_run`` counts over all of them.
-
-    Raises:
-        dg.Failure: As for ``submit_media``, once every part had its turn or something stood in the way of them all.
-    """
-    size, total = blueprint.policy.partitions_per_run, SubmissionReport()
-    for start in range(0, len(keys), size):
-        total.add(_submit(blueprint, context, keys[start : start + size], minutes_before=total.minutes))
-        if total.stopped:
-            break
-    return _told(context, total)
-
-
-def _submit(
-    blueprint: Blueprint,
-    context: dg.AssetExecutionContext | dg.OpExecutionContext,
-    keys: Sequence[str],
-    *,
-    force: bool = False,
-    retry_failed: bool = False,
-    minutes_before: float = 0.0,
-) -> SubmissionReport:
-    """Take a turn at submitting; ``minutes_before`` are what earlier turns of the same run have spent."""
-    policy = blueprint.policy
-    if policy.max_minutes_per_run is not None:
-        left = max(policy.max_minutes_per_run - minutes_before, 0.0)
-        policy = policy.model_copy(update={"max_minutes_per_run": left})
     names, run_id = blueprint.names, context.run.run_id
     resource = blueprint.client_resource(context.resources)
-    with (
-        submission_lock(
-            context.instance,
-            names.submission_lock,
-            run_id,
-            longest_wait_sec=_LOCK_WAIT_SEC,
-            on_wait=context.log.info,
-        ),
-        resource.client() as client,
-    ):
-        open_submission(context.instance, names, run_id)
+    with resource.client() as client:
         report = Submission(
             names=names,
             ledger=Ledger(context.instance, names),
             instance=context.instance,
+            turn=lambda: submission_lock(
+                context.instance,
+                names.submission_lock,
+                run_id,
+                longest_wait_sec=_LOCK_WAIT_SEC,
+                on_wait=context.log.info,
+            ),
             library=blueprint.library_resource(context.resources).library(),
             client=client,
             settings=blueprint.settings,
-            policy=policy,
+            policy=blueprint.policy,
             platform=resource.platform,
             delivery=resource.delivery,
             run_id=run_id,
@@ -108,12 +68,12 @@ def _submit(
             log_event=event_logger(context),
             log=context.log.info,
             concurrency=resource.concurrency,
-        ).run(keys, force=force, retry_failed=retry_failed)
-        report.traffic = client.stats
-        if report.settled:
-            settle_submission(context.instance, names, run_id)
+            force=force,
+            retry_failed=retry_failed,
+        ).run(keys)
+    if report.traffic is not None:
         context.log.info(traffic_in_words(report.traffic))
-    return report
+    return _told(context, report)
 
 
 def _told(context: dg.AssetExecutionContext | dg.OpExecutionContext, report: SubmissionReport) -> SubmissionReport:

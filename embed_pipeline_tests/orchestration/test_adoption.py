@@ -13,7 +13,7 @@ import pytest
 
 from embed_pipeline.client import EmbedClient
 from embed_pipeline.emulator import Emulator, EmulatorSettings
-from embed_pipeline.orchestration import left_behind, submission, submitting
+from embed_pipeline.orchestration import creation, left_behind, submitting
 from embed_pipeline_tests.orchestration.world import World
 
 Log = Callable[[dg.AssetMaterialization | dg.AssetObservation], None]
@@ -169,7 +169,7 @@ def test_a_file_with_the_content_of_one_whose_outcome_is_not_known_is_not_given_
 
 
 def test_a_run_that_was_taken_for_dead_gives_way(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submission, "_STILL_RUNNING_SEC", 0.0)
+    monkeypatch.setattr(creation, "_STILL_RUNNING_SEC", 0.0)
     names = [f"{number}.wav" for number in range(6)]
     world = manual(World(world.root, world.instance, world.emulator, client={"concurrency": 1}), *names)
     world.faults({"kind": "latency", "on": "create", "seconds": 0.3})

@@ -246,16 +246,16 @@ def test_what_is_no_media_is_refused_once(world: World) -> None:
 def test_an_unforeseen_error_of_one_file_leaves_the_others_their_task_and_is_looked_into(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from embed_pipeline.orchestration import submission
+    from embed_pipeline.orchestration import preparation
 
-    prepare = submission.prepare
+    prepare = preparation.prepare
 
     def prepared(file: Any, *arguments: Any, **options: Any) -> Any:
         if file.key == "one.wav":
             raise RuntimeError("nobody thought of this")
         return prepare(file, *arguments, **options)
 
-    monkeypatch.setattr(submission, "prepare", prepared)
+    monkeypatch.setattr(preparation, "prepare", prepared)
     world.add("one.wav", "two.wav", "zoo.wav")
 
     [run] = world.discover().runs
