@@ -74,6 +74,11 @@ class PipelineNames:
         return f"embed_pipeline/{self.plain('submission')}"
 
     @property
+    def left_for_later_tag(self) -> str:
+        """The run tag of a run that left media files for later."""
+        return f"embed_pipeline/{self.plain('left_for_later')}"
+
+    @property
     def submission_lock(self) -> str:
         """The concurrency key that lets one run at a time create tasks for this pipeline."""
         return self.plain("embedding_submission")

@@ -13,6 +13,7 @@ import dagster as dg
 from embed_pipeline.orchestration.day_budget import DayBudget, read_day_budget
 from embed_pipeline.orchestration.health import tried_again_by_itself
 from embed_pipeline.orchestration.ledger import Ledger, LoggedOutcome
+from embed_pipeline.orchestration.left_for_later import read_left_for_later
 from embed_pipeline.orchestration.names import PipelineNames
 from embed_pipeline.orchestration.policy import PipelinePolicy
 from embed_pipeline.orchestration.states import MediaState
@@ -26,7 +27,7 @@ class MediaStatus:
         media: The partition key.
         state: The one state it is in.
         reason: Why it failed or expired, and whether it is tried again by itself; what an unsubmitted one waits for,
-            where that is known of them all; empty otherwise.
+            as the run that left it for later said, or where that is known of them all; empty otherwise.
         task_id: Its latest task.
         attempt: Which attempt on its content that is.
         segments: Rows in the dataset.
@@ -65,9 +66,12 @@ def read_statuses(
     troubled = [key for key, state in states.items() if state in {MediaState.FAILED, MediaState.EXPIRED}]
     outcomes = ledger.logged_outcomes(troubled)
     reasons = {key: _why(logged, policy) for key, logged in outcomes.items()}
-    if policy is not None and MediaState.UNSUBMITTED in states.values():
+    unsubmitted = [key for key, state in states.items() if state is MediaState.UNSUBMITTED]
+    if policy is not None and unsubmitted:
         waits_for = _what_holds_all(policy, read_day_budget(ledger, policy, datetime.now(UTC)))
-        reasons |= {key: waits_for for key, state in states.items() if state is MediaState.UNSUBMITTED}
+        reasons |= dict.fromkeys(unsubmitted, waits_for)
+    # What a run said of a file is nearer to it than what holds of them all.
+    reasons |= read_left_for_later(instance, names, unsubmitted, list(states), ledger.media_event_ids(unsubmitted))
     rows = []
     for key, state in states.items():
         task = tasks.get(key)

@@ -224,7 +224,8 @@ class _Budget:
         """Take minutes off; or say which limit stands in the way and take nothing."""
         for name, left in self._left.items():
             if left is not None and minutes > left:
-                return f"{name} is reached: {minutes:.1f} min wanted, {max(left, 0.0):.1f} left; it is submitted later"
+                # The same words for every file that it keeps waiting, so that they can be told as one.
+                return f"{name} is reached: {max(left, 0.0):.1f} min are left, too few for it; it is submitted later"
         self._left = {name: None if left is None else left - minutes for name, left in self._left.items()}
         return None
 

@@ -10,12 +10,15 @@ import dagster as dg
 from embed_pipeline.orchestration.blueprint import Blueprint
 from embed_pipeline.orchestration.events import event_logger, failure
 from embed_pipeline.orchestration.ledger import Ledger
+from embed_pipeline.orchestration.left_for_later import files_by_reason, tell_left_for_later
 from embed_pipeline.orchestration.submission import Submission
 from embed_pipeline.orchestration.submission_lock import submission_lock
 from embed_pipeline.orchestration.submission_report import SubmissionReport
 from embed_pipeline.orchestration.traffic import traffic_in_words, traffic_numbers
 
 _LOCK_WAIT_SEC = 3600.0
+_REASONS_LOGGED = 20
+_KEYS_LOGGED = 5
 
 
 def submit_media(
@@ -73,14 +76,19 @@ def submit_media(
         ).run(keys)
     if report.traffic is not None:
         context.log.info(traffic_in_words(report.traffic))
+    if report.held:
+        order = Ledger(context.instance, names).partitions()
+        context.log_event(tell_left_for_later(context.instance, names, run_id, report.held, order))
     return _told(context, report)
 
 
 def _told(context: dg.AssetExecutionContext | dg.OpExecutionContext, report: SubmissionReport) -> SubmissionReport:
     """The report, told in the run's log; a failure where something went wrong."""
     context.log.info(submission_headline(report))
-    for key, reason in report.held.items():
-        context.log.info(f"{key} is left for later: {reason}")
+    # A line is an event in the instance's database, so there is one for each reason, not for each file.
+    for reason, keys in list(files_by_reason(report.held).items())[:_REASONS_LOGGED]:
+        shown = ", ".join(keys[:_KEYS_LOGGED]) + (", ..." if len(keys) > _KEYS_LOGGED else "")
+        context.log.info(f"{len(keys)} left for later ({shown}): {reason}")
     if report.failed or report.stopped:
         headline = report.stopped or submission_headline(report)
         raise failure(headline, report.failed, submission_numbers(report))

@@ -64,3 +64,25 @@ def test_an_unsubmitted_file_tells_that_somebody_must_ask(world: World) -> None:
     world.discover()
 
     assert "submit_automatically is off" in reason(world, "one.wav")
+
+
+def test_what_a_run_left_for_later_tells_why_until_it_is_submitted(world: World) -> None:
+    world = world.varied(max_minutes_per_run=12.0 / 60, submit_automatically=False)
+    names = [f"{letter}.wav" for letter in "abcde"]
+    world.add(*names)
+    world.discover()
+    before = len(world.instance.fetch_observations(world.blueprint.names.embedding_tasks, limit=100).records)
+
+    assert world.submit(names[0], names[-1]).success
+
+    told = world.instance.fetch_observations(world.blueprint.names.embedding_tasks, limit=100).records
+    assert len(told) - before == 1, "one event for the run, however many files it left"
+    assert reason(world, "a.wav") == ""
+    for name in names[2:]:
+        assert reason(world, name).startswith("max_minutes_per_run is reached: 0.0 min are left, too few for it")
+    assert world.submit("c.wav", "d.wav").success
+    assert reason(world, "c.wav") == ""
+    assert "max_minutes_per_run" in reason(world, "e.wav")
+    world.add("e.wav", first_seed=99)
+    world.discover()
+    assert "submit_automatically is off" in reason(world, "e.wav"), "what was said of other content is past"
