@@ -8,7 +8,7 @@ from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from embed_pipeline.dataset import codec, paths
+from embed_pipeline.dataset import codec, ownership, paths
 from embed_pipeline.dataset.encoding import ParquetEncoding
 from embed_pipeline.dataset.storage import Storage
 
@@ -93,6 +93,17 @@ class EmbeddingDataset:
     def storage(self) -> Storage:
         """The files below the root."""
         return Storage(self.root, dict(self.storage_options or {}))
+
+    def claim(self, pipeline: str) -> None:
+        """Makes sure that the dataset is this pipeline's own, before anything is written; the first to come has it.
+
+        Args:
+            pipeline: The pipeline's name; empty for the one without.
+
+        Raises:
+            DatasetError: It is another pipeline's.
+        """
+        ownership.claim(self.storage, pipeline)
 
     def write(self, segments: MediaSegments) -> WrittenFile:
         """Writes one media file's segments, in place of those that are there for it under the same settings.

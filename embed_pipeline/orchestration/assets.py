@@ -119,7 +119,7 @@ def build_segment_embeddings(blueprint: Blueprint) -> dg.AssetsDefinition:
                 ledger=ledger,
                 client=client,
                 platform=resource.platform,
-                dataset=blueprint.store_resource(context.resources).dataset(),
+                dataset=blueprint.dataset(context.resources),
                 settings=blueprint.settings,
                 policy=blueprint.policy,
                 log_event=event_logger(context),

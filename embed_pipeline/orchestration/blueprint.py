@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import dagster as dg
 
@@ -13,6 +13,9 @@ from embed_pipeline.orchestration.names import PipelineNames
 from embed_pipeline.orchestration.policy import PipelinePolicy
 from embed_pipeline.orchestration.resources import EmbedClientResource, EmbeddingStoreResource, MediaLibraryResource
 from embed_pipeline.orchestration.settings import EmbeddingSettings
+
+if TYPE_CHECKING:
+    from embed_pipeline.dataset import EmbeddingDataset
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,12 @@ class Blueprint:
         """The media library among the resources of a run or a tick."""
         return cast("MediaLibraryResource", getattr(resources, self.library_key))
 
-    def store_resource(self, resources: Any) -> EmbeddingStoreResource:
-        """The dataset among the resources of a run or a tick."""
-        return cast("EmbeddingStoreResource", getattr(resources, self.store_key))
+    def dataset(self, resources: Any) -> EmbeddingDataset:
+        """The dataset that the resources of a run or a tick name, to be written to.
+
+        Raises:
+            DatasetError: It is another pipeline's.
+        """
+        dataset = cast("EmbeddingStoreResource", getattr(resources, self.store_key)).dataset()
+        dataset.claim(self.name or "")
+        return dataset

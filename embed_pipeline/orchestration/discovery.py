@@ -112,7 +112,7 @@ class Discovery:
         """Remove what is to be retired, as far as there is time; the keys that went."""
         if not plan.retire:
             return ()
-        dataset = self._blueprint.store_resource(self._context.resources).dataset()
+        dataset = self._blueprint.dataset(self._context.resources)
         # Half of what is left of the tick: new files wait too.
         budget_sec = max((deadline - time.monotonic()) / 2, 1.0)
         names = self._blueprint.names

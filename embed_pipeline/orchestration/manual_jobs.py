@@ -187,7 +187,7 @@ def _retire_vanished(blueprint: Blueprint) -> dg.JobDefinition:
         needed = [key for key in gone if content_of(versions[key]) in awaited]
         for key in needed:
             context.log.info(f"{key} is kept for now: a file with the same content is not embedded yet.")
-        dataset = blueprint.store_resource(context.resources).dataset()
+        dataset = blueprint.dataset(context.resources)
         retired = retire_media(context.instance, names, dataset, [key for key in gone if key not in set(needed)])
         for key in retired.keys:
             context.log.info(f"{key} is retired.")

@@ -77,7 +77,7 @@ def build_embeddings_table(blueprint: Blueprint) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext,
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
         ledger = Ledger(context.instance, names)
-        dataset = blueprint.store_resource(context.resources).dataset()
+        dataset = blueprint.dataset(context.resources)
         # Read before anything else: what is told while this runs is taken up by the next run.
         position, since = ledger.position(), table_position(context.instance, blueprint)
         outcomes = current_outcomes(ledger, dataset, since if since <= position else 0)

@@ -16,6 +16,7 @@ from embed_pipeline.orchestration import submission_requests
 from embed_pipeline.orchestration.due import due_for_submission
 from embed_pipeline.orchestration.outdated import ToldTask, Watermark, advance
 from embed_pipeline.orchestration.pipeline import build_definitions
+from embed_pipeline.orchestration.resources import EmbeddingStoreResource
 from embed_pipeline.orchestration.runs import RunsOfAsset
 from embed_pipeline.orchestration.settings import EmbeddingSettings, Segmentation
 from embed_pipeline.orchestration.versions import Outcome, OutcomeState
@@ -61,7 +62,7 @@ def test_settings_are_not_followed_where_submission_is_left_to_people(world: Wor
 
 def test_two_sets_of_settings_side_by_side_do_not_mix(world: World) -> None:
     world.add("one.wav", "two.wav")
-    other = world.varied(settings=OTHER_SOUND, name="fine")
+    other = world.varied(settings=OTHER_SOUND, name="fine", store=EmbeddingStoreResource(root=str(world.root / "fine")))
     world.settle()
     other.settle()
 

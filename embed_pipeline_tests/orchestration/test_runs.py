@@ -10,6 +10,7 @@ import pytest
 from embed_pipeline.emulator.settings import Timing
 from embed_pipeline.errors import EmbedPipelineError
 from embed_pipeline.orchestration import readiness
+from embed_pipeline.orchestration.resources import EmbeddingStoreResource
 from embed_pipeline.orchestration.runs import RunsOfAsset
 from embed_pipeline.orchestration.task_statuses import StatusSurvey
 from embed_pipeline_tests.orchestration.world import World
@@ -109,6 +110,7 @@ def test_two_pipelines_over_one_library_do_not_mix(world: World) -> None:
     settings = world.blueprint.settings
     other = world.varied(
         name="fine",
+        store=EmbeddingStoreResource(root=str(world.root / "fine")),
         settings=settings.model_copy(
             update={"audio_segmentation": settings.audio_segmentation.model_copy(update={"seconds": 2})}
         ),
@@ -169,3 +171,22 @@ def test_what_a_tick_learnt_before_the_platform_failed_is_collected(
 
     assert run.success
     assert world.states() == {"one.wav": "embedded", "two.wav": "processing"}
+
+
+def test_a_second_pipeline_is_kept_from_the_dataset_of_another(world: World) -> None:
+    other = world.varied(name="films")
+    world.add("one.wav")
+    assert world.settle() == {"one.wav": "embedded"}
+    before = world.segments("one.wav").task_id
+    other.discover()
+    other.finish_computing()
+
+    (run,) = other.driver.collect_ready().runs
+
+    assert not run.success
+    assert "holds the dataset of the pipeline without a name, and the pipeline 'films'" in str(run.all_events)
+    assert world.segments("one.wav").task_id == before
+    assert other.states() == {"one.wav": "processing"}
+    elsewhere = other.varied(store=EmbeddingStoreResource(root=str(world.root / "films")))
+    assert elsewhere.settle() == {"one.wav": "embedded"}
+    assert world.settle() == {"one.wav": "embedded"}
