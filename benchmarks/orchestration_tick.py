@@ -32,11 +32,14 @@ from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 from embed_pipeline.client import EmbedClient, MediaSource
 from embed_pipeline.commands.emulator_process import emulator_process
 from embed_pipeline.orchestration.blueprint import Blueprint
+from embed_pipeline.orchestration.knowledge import gather_knowledge
+from embed_pipeline.orchestration.ledger import Ledger
 from embed_pipeline.orchestration.pipeline import build_definitions
 from embed_pipeline.orchestration.policy import PipelinePolicy
 from embed_pipeline.orchestration.records import TaskRecord
 from embed_pipeline.orchestration.resources import EmbedClientResource, EmbeddingStoreResource, MediaLibraryResource
 from embed_pipeline.orchestration.sources import typed_request
+from embed_pipeline.orchestration.submission_plan import Candidate
 from embed_pipeline.orchestration.versions import version_tags
 
 _AT_ONCE = 5_000
@@ -138,6 +141,15 @@ def tick(definitions: dg.Definitions, instance: dg.DagsterInstance, sensor: str)
     return answer.skip_message or f"{len(answer.run_requests or [])} runs requested"
 
 
+def submission_reads(blueprint: Blueprint, instance: dg.DagsterInstance, keys: Sequence[str]) -> str:
+    """Read what a turn of a submitting run reads for the files of one run."""
+    some, ledger = keys[:100], Ledger(instance, blueprint.names)
+    digest = blueprint.settings.digest("video")
+    candidates = [Candidate(key, version, digest, None) for key, version in ledger.media_versions(some).items()]
+    known = gather_knowledge(ledger, candidates, platform="emulator", root_run_id="")
+    return f"{len(known.records)} tasks found, {len(known.embedded)} of them embedded"
+
+
 def requests_seen(url: str) -> int:
     """How many requests the platform has answered."""
     summary = httpx.get(f"{url.removesuffix('/v1.3')}/_emulator/journal/summary").json()["requests"]
@@ -198,6 +210,7 @@ def main() -> None:
             measured("ready sensor, everything has ended", url, lambda: tick(definitions, instance, ready))
             discovery = blueprint.names.plain("media_discovery_sensor")
             measured("discovery, the library is empty", url, lambda: tick(definitions, instance, discovery))
+            measured("what a submission of 100 files reads", url, lambda: submission_reads(blueprint, instance, keys))
 
 
 if __name__ == "__main__":
