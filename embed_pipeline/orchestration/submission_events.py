@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from embed_pipeline.errors import EmbedPipelineError, MediaError, UnplayableMediaError
+from embed_pipeline.errors import EmbedPipelineError, UnplayableMediaError
 from embed_pipeline.orchestration.creation import RunEndedError
 from embed_pipeline.orchestration.hindrances import Hindrances
 from embed_pipeline.orchestration.names import PipelineNames
@@ -117,15 +117,9 @@ class SubmissionEvents:
             error: What came up while it was made ready or submitted.
             fingerprint: Its content; None where that could not be read.
         """
-        from embed_pipeline.client import (
-            AmbiguousCreateError,
-            ConnectionFailedError,
-            InternalServerError,
-            RetryLaterError,
-            WaitTimeoutError,
-        )
+        from embed_pipeline.client import AmbiguousCreateError, RetryLaterError, culprit_of
 
-        report, passing = self.report, (ConnectionFailedError, InternalServerError, WaitTimeoutError)
+        report = self.report
         if isinstance(error, AmbiguousCreateError):
             report.settled = False
             report.failed[key] = str(error)
@@ -142,11 +136,7 @@ class SubmissionEvents:
             self.log(f"{key}: {traceback_of(error)}")
         elif self.hindrances.hindered_by(error):
             report.stopped = report.held[key] = str(error)
-        elif (
-            isinstance(error, passing)
-            or fingerprint is None
-            or (isinstance(error, MediaError) and not isinstance(error, UnplayableMediaError))
-        ):
-            report.failed[key] = str(error)
-        else:
+        elif fingerprint is not None and (isinstance(error, UnplayableMediaError) or culprit_of(error) == "media"):
             self.refused(key, fingerprint, str(error))
+        else:
+            report.failed[key] = str(error)
