@@ -5,8 +5,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-# Several processes, each test file in one of them: what a file's tests share is made once.
-PYTEST_ARGS ?= -n auto --dist loadfile
+# Several processes, each test file in one of them: what a file's tests share is made once. The files keep the order in
+# which embed_pipeline_tests/conftest.py puts them.
+PYTEST_ARGS ?= -n auto --dist loadfile --no-loadscope-reorder
 SDKS   := $(VENV)/sdk/1.2.9 $(VENV)/sdk/1.3.6
 
 .PHONY: demo dev test lint types check clean

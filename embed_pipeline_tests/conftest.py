@@ -7,6 +7,14 @@ import pytest
 
 from embed_pipeline.media import sample_scenes, sample_sounds, samples, write_sample_library
 
+# Files that take long with few tests. They go first, or one process would be left alone with the last of them.
+_LONGEST = ("test_daemon.py", "test_crash.py", "test_browser.py", "test_submission_turns.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; the others keep their order."""
+    items.sort(key=lambda item: _LONGEST.index(item.path.name) if item.path.name in _LONGEST else len(_LONGEST))
+
 
 @pytest.fixture(scope="session")
 def sample_library(request: pytest.FixtureRequest) -> Path:

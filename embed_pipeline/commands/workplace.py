@@ -20,6 +20,8 @@ run_monitoring:
   enabled: true
   poll_interval_seconds: 10
   free_slots_after_run_end_seconds: 10
+run_queue:
+  dequeue_interval_seconds: 1
 concurrency:
   runs:
     max_concurrent_runs: 2

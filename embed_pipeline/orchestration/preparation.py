@@ -131,7 +131,8 @@ class Preparation:
         """Take back the uploads that no task was made from, so that nothing is left lying on the platform."""
         for key, source in part.uploads.items():
             try:
-                self.client.assets.delete(str(source.asset_id))
+                # Once more and no oftener: a platform that does not answer must not hold up the end of a run.
+                self.client.assets.delete(str(source.asset_id), request_options={"max_retries": 1})
             except EmbedPipelineError as error:
                 self.log(f"{key}: the upload {source.asset_id} was not needed and could not be deleted: {error}")
 
