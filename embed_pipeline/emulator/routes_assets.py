@@ -15,6 +15,7 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Message
 
 from embed_pipeline.emulator.answers import in_thread, json_response, origin_of, platform_of
 from embed_pipeline.emulator.identifiers import new_id
@@ -107,7 +108,7 @@ async def create_asset(request: Request) -> Response:
     ):
         raise Refusal("An asset is created with a multipart/form-data body.", code="parameter_invalid")
     try:
-        form = await request.form(max_files=1, max_fields=20)
+        form = await _bounded(request, largest).form(max_files=1, max_fields=20)
     except (MultiPartException, ValueError) as error:
         raise Refusal("The body is not a valid form of at most one file and 20 fields.") from error
     except Exception as error:
@@ -118,6 +119,21 @@ async def create_asset(request: Request) -> Response:
     async with _closing(form):
         body = await in_thread(request, _keep, platform, dict(form))
     return json_response(request, body, status=201)
+
+
+def _bounded(request: Request, largest: int) -> Request:
+    """Break a form off that is too large, whether or not it announced its size."""
+    received = 0
+
+    async def receive() -> Message:
+        nonlocal received
+        message = await request.receive()
+        received += len(message.get("body", b""))
+        if received > largest + _FORM_SLACK:
+            raise _too_large(largest)
+        return message
+
+    return Request(request.scope, receive)
 
 
 class _closing:  # noqa: N801 - named like contextlib's

@@ -258,3 +258,18 @@ def test_a_client_that_hangs_up_in_its_request_is_no_error():
         running.send_signal(signal.SIGTERM)
         running.wait(timeout=20)
         assert "Traceback" not in running.stderr.read()
+
+
+def test_an_upload_without_an_announced_size_is_read_no_further_than_its_bound():
+    def long():
+        yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.mp4"\r\n\r\n'
+        for _ in range(200):
+            yield bytes(1 << 16)
+
+    settings = EmulatorSettings(engine="instant", sizes=Sizes(direct_upload=1000))
+    headers = {"x-api-key": "k", "content-type": "multipart/form-data; boundary=b"}
+    with Emulator(settings) as server:
+        answer = httpx.post(f"{server.base_url}/assets", content=long(), headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (400, "video_filesize_too_large")
+        (entry,) = server.platform.journal.entries(endpoint="asset_create")
+    assert entry["bytes_in"] < 2 << 20
