@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 
 from embed_pipeline.orchestration.day_budget import DayBudget, read_day_budget
-from embed_pipeline.orchestration.health import tried_again_by_itself
+from embed_pipeline.orchestration.health import expiring_results, stuck_tasks, tried_again_by_itself
 from embed_pipeline.orchestration.ledger import Ledger, LoggedOutcome
 from embed_pipeline.orchestration.left_for_later import read_left_for_later
 from embed_pipeline.orchestration.names import PipelineNames
@@ -27,7 +27,8 @@ class MediaStatus:
         media: The partition key.
         state: The one state it is in.
         reason: Why it failed or expired, and whether it is tried again by itself; what an unsubmitted one waits for,
-            as the run that left it for later said, or where that is known of them all; empty otherwise.
+            as the run that left it for later said, or where that is known of them all; that its task is processing for
+            too long, or its result about to expire; empty otherwise.
         task_id: Its latest task.
         attempt: Which attempt on its content that is.
         segments: Rows in the dataset.
@@ -67,9 +68,17 @@ def read_statuses(
     outcomes = ledger.logged_outcomes(troubled)
     reasons = {key: _why(logged, policy) for key, logged in outcomes.items()}
     unsubmitted = [key for key, state in states.items() if state is MediaState.UNSUBMITTED]
-    if policy is not None and unsubmitted:
-        waits_for = _what_holds_all(policy, read_day_budget(ledger, policy, datetime.now(UTC)))
-        reasons |= dict.fromkeys(unsubmitted, waits_for)
+    if policy is not None:
+        now = datetime.now(UTC)
+        if unsubmitted:
+            waits_for = _what_holds_all(policy, read_day_budget(ledger, policy, now))
+            reasons |= dict.fromkeys(unsubmitted, waits_for)
+        pending = {key: task for key, task in tasks.items() if states[key] is MediaState.PROCESSING}
+        reasons |= stuck_tasks(pending, after_sec=policy.stuck_after_sec, now=now)
+        # What is lost if nobody acts comes before why.
+        reasons |= expiring_results(
+            pending, lifetime_sec=policy.result_lifetime_sec, alarm_sec=policy.expiry_alarm_sec, now=now
+        )
     # What a run said of a file is nearer to it than what holds of them all.
     reasons |= read_left_for_later(instance, names, unsubmitted, list(states), ledger.media_event_ids(unsubmitted))
     rows = []

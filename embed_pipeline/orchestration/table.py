@@ -156,7 +156,8 @@ def build_embeddings_table_sensor(
         default_status=default_status,
         description=(
             "Asks for embeddings_table when all results are in, now and then while they still come in, and at least "
-            "every few hours, because its checks run with it. Asks the platform nothing."
+            "every few hours, because its checks run with it; first of all as soon as there are media files. Asks "
+            "the platform nothing."
         ),
     )
     def embeddings_table_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
@@ -169,14 +170,12 @@ def build_embeddings_table_sensor(
         if position == 0:
             return dg.SkipReason("There are no media files yet.")
         asked = latest[0].create_timestamp if latest else None
-        pending = embedded = 0
+        pending = 0
         if position != since:
-            tasks, results = ledger.task_versions(), ledger.embedded_versions()
-            pending, embedded = len(pending_tasks(tasks, results, ledger.outcomes())), len(results)
+            pending = len(pending_tasks(ledger.task_versions(), ledger.embedded_versions(), ledger.outcomes()))
         decision = refresh_due(
             changed=position != since,
             pending=pending,
-            embedded=embedded,
             last_asked=asked,
             now=now,
             policy=policy,
@@ -195,21 +194,20 @@ class RefreshDecision:
 
 
 def refresh_due(
-    *, changed: bool, pending: int, embedded: int, last_asked: datetime | None, now: datetime, policy: PipelinePolicy
+    *, changed: bool, pending: int, last_asked: datetime | None, now: datetime, policy: PipelinePolicy
 ) -> RefreshDecision:
     """Decide whether the table is to be built now.
 
     Args:
         changed: Whether anything was told since it was built.
         pending: Tasks whose results are still to come.
-        embedded: Media files that have segments.
         last_asked: When it was last asked for, whatever came of that; None for never.
         now: The time of the decision.
         policy: How often at the most and at the least.
     """
     if last_asked is None:
-        # The first table is worth having as soon as there is anything to put into it.
-        return RefreshDecision(changed and (embedded > 0 or not pending), f"{pending} tasks are pending, none is in.")
+        # However little there is to put into the first table: its checks are what tells that nothing comes in.
+        return RefreshDecision(changed, "Nothing has been told of any media file yet.")
     age = (now - last_asked).total_seconds()
     if age >= policy.table_longest_sec:
         return RefreshDecision(True, "It was last asked for long ago.")

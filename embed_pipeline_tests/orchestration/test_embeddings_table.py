@@ -160,25 +160,35 @@ def test_the_checks_of_the_tasks_run_with_the_table_and_name_the_failed_file(wor
 
 
 @pytest.mark.parametrize(
-    ("changed", "pending", "embedded", "minutes_ago", "due"),
+    ("changed", "pending", "minutes_ago", "due"),
     [
-        (True, 0, 1, None, True),
-        (True, 3, 0, None, False),
-        (True, 3, 1, None, True),
-        (False, 0, 1, 10, False),
-        (True, 3, 1, 10, False),
-        (True, 3, 1, 16, True),
-        (True, 0, 1, 2, True),
-        (True, 0, 1, 0.2, False),
-        (False, 0, 1, 7 * 60, True),
+        (True, 0, None, True),
+        (True, 3, None, True),
+        (False, 0, None, False),
+        (False, 0, 10, False),
+        (True, 3, 10, False),
+        (True, 3, 16, True),
+        (True, 0, 2, True),
+        (True, 0, 0.2, False),
+        (False, 0, 7 * 60, True),
     ],
 )
 def test_the_table_is_due_when_results_are_in_and_not_once_for_each_file(
-    changed: bool, pending: int, embedded: int, minutes_ago: float | None, due: bool
+    changed: bool, pending: int, minutes_ago: float | None, due: bool
 ) -> None:
     asked = None if minutes_ago is None else _NOW - timedelta(minutes=minutes_ago)
-    decision = refresh_due(
-        changed=changed, pending=pending, embedded=embedded, last_asked=asked, now=_NOW, policy=_POLICY
-    )
+    decision = refresh_due(changed=changed, pending=pending, last_asked=asked, now=_NOW, policy=_POLICY)
     assert decision.due == due
     assert decision.reason
+
+
+def test_a_first_library_whose_tasks_all_hang_raises_the_alarm(world: World) -> None:
+    world = world.varied(stuck_after_sec=1e-6, table_longest_sec=1e-6)
+    world.add("one.wav", "two.wav")
+    world.discover()
+
+    for _ in range(2):
+        (run,) = world.driver.refresh_table().runs
+        failed = {one.check_name for one in run.get_asset_check_evaluations() if not one.passed}
+        assert failed == {"nothing_stuck"}
+    assert _media_in_the_table(world) == set()

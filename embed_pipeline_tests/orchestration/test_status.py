@@ -86,3 +86,15 @@ def test_what_a_run_left_for_later_tells_why_until_it_is_submitted(world: World)
     world.add("e.wav", first_seed=99)
     world.discover()
     assert "submit_automatically is off" in reason(world, "e.wav"), "what was said of other content is past"
+
+
+def test_a_task_that_is_stuck_and_a_result_that_is_about_to_expire_say_so(world: World) -> None:
+    world.add("one.wav")
+    world.discover()
+    assert world.states() == {"one.wav": "processing"}
+
+    assert reason(world, "one.wav") == ""
+    stuck = world.varied(stuck_after_sec=1e-6)
+    assert "has been processing for" in reason(stuck, "one.wav")
+    assert "ask the platform about the task" in reason(stuck, "one.wav")
+    assert "expires in 7 days" in reason(stuck.varied(expiry_alarm_sec=7 * 86400.0), "one.wav")
