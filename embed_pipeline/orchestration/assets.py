@@ -24,6 +24,7 @@ from embed_pipeline.orchestration.names import POOL
 from embed_pipeline.orchestration.submitting import submission_numbers, submit_media
 from embed_pipeline.orchestration.table import build_embeddings_table
 from embed_pipeline.orchestration.traffic import traffic_in_words, traffic_numbers
+from embed_pipeline.orchestration.versions import SEGMENTS_CODE_VERSION
 
 
 class SubmissionConfig(dg.Config):
@@ -101,7 +102,7 @@ def build_segment_embeddings(blueprint: Blueprint) -> dg.AssetsDefinition:
         partitions_def=blueprint.partitions_def,
         backfill_policy=blueprint.backfill_policy,
         dagster_type=NOTHING,
-        code_version=blueprint.settings.code_version,
+        code_version=SEGMENTS_CODE_VERSION,
         metadata=segment_table_metadata(blueprint),
         check_specs=segment_check_specs(names),
         group_name=blueprint.group_name,

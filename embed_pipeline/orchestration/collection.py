@@ -23,7 +23,7 @@ from embed_pipeline.orchestration.settings import EmbeddingSettings
 from embed_pipeline.orchestration.task_statuses import survey
 from embed_pipeline.orchestration.told_findings import finding_metadata
 from embed_pipeline.orchestration.unexpected import traceback_of, unexpected
-from embed_pipeline.orchestration.versions import Outcome, OutcomeState, version_tags
+from embed_pipeline.orchestration.versions import SEGMENTS_CODE_VERSION, Outcome, OutcomeState, version_tags
 
 if TYPE_CHECKING:
     from embed_pipeline.client import EmbedClient
@@ -209,7 +209,7 @@ class Collection:
             partition=key,
             metadata=result.metadata(task, pictures=self.policy.pictures) | finding_metadata(findings),
             tags=version_tags(
-                task.version, settings.code_version, (self.names.embedding_tasks, task.version, task.storage_id)
+                task.version, SEGMENTS_CODE_VERSION, (self.names.embedding_tasks, task.version, task.storage_id)
             ),
         )
         return _InTheDataset(result.written, event, findings)

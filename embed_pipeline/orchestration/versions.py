@@ -18,6 +18,10 @@ DATA_VERSION_TAG = "dagster/data_version"
 RETIRED = "retired"
 _GONE = "gone"
 
+# Not the embedding settings: segments are of a task, and other settings that concern a file bring it another one. Were
+# the settings here too, the segments of a file that they do not concern, whose task stays, would be stale for good.
+SEGMENTS_CODE_VERSION = "1"
+
 _TAG_VALUE = re.compile(r"[A-Za-z0-9_-]{1,40}")
 
 

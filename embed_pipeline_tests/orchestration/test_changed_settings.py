@@ -33,7 +33,7 @@ def test_a_result_is_written_and_judged_by_the_settings_its_task_was_made_with(w
     assert segments.settings_digest == asked.digest("audio")
     (event,) = world.instance.fetch_materializations(world.blueprint.names.segment_embeddings, limit=1).records
     assert event.asset_materialization is not None
-    assert (event.asset_materialization.tags or {})["dagster/code_version"] == asked.code_version
+    assert event.asset_materialization.metadata["embed_pipeline/settings_digest"].value == asked.digest("audio")
     for evaluation in run.get_asset_check_evaluations():
         assert evaluation.passed, evaluation
 

@@ -6,6 +6,7 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 from dagster._core.loader import LoadingContextForTest
 
 from embed_pipeline.orchestration.pipeline import build_definitions
+from embed_pipeline.orchestration.settings import Segmentation
 from embed_pipeline_tests.orchestration.world import World
 
 
@@ -70,6 +71,25 @@ def test_other_settings_make_every_partition_stale(world: World) -> None:
     assert {key for asset, key in stale(changed) if asset == "embedding_tasks"} == {"a.wav", "b.wav"}
 
     assert changed.submit("a.wav", "b.wav").success
+    assert stale(changed) == {("segment_embeddings", "a.wav"), ("segment_embeddings", "b.wav")}
     changed.collect()
     assert stale(changed) == set()
     assert changed.created() == {"a.wav": 2, "b.wav": 2}
+
+
+def test_settings_that_do_not_concern_a_file_leave_nothing_of_it_stale_once_it_is_attached_again(world: World) -> None:
+    world.add("a.wav", "gone.wav")
+    world.settle()
+    (world.media / "gone.wav").unlink()
+    world.settle()
+    films_only = Segmentation(strategy="dynamic", seconds=5)
+    changed = world.varied(
+        settings=world.blueprint.settings.model_copy(update={"video_segmentation": films_only}),
+        submit_automatically=False,
+    )
+    assert stale(changed) == {("embedding_tasks", "a.wav"), ("embedding_tasks", "gone.wav")}
+
+    assert changed.submit("a.wav", "gone.wav").success
+
+    assert stale(changed) == set()
+    assert changed.created() == {"a.wav": 1, "gone.wav": 1}
