@@ -123,6 +123,8 @@ def check_link(url: str, path: str) -> None:
     try:
         parts = urlsplit(url)
         named = bool(parts.hostname) or parts.scheme == "file"
+        if any(ord(character) < 0x20 or ord(character) == 0x7F for character in url):
+            raise ValueError
     except ValueError:
         raise Refusal(f"{path} is not a valid URL.", path) from None
     if parts.scheme not in ("http", "https", "file") or not named:

@@ -74,6 +74,8 @@ def test_a_model_that_is_not_named_is_the_older_one():
         ),
         (request(media_source={"url": "ftp://a.example/b"}), "video.media_source.url", "parameter_invalid"),
         (request(media_source={"url": "http://[::1"}), "video.media_source.url", "parameter_invalid"),
+        (request(media_source={"url": "https://a.example/b\r\nX: y"}), "video.media_source.url", "parameter_invalid"),
+        (request(media_source={"url": "https://a.example/b\0.mp4"}), "video.media_source.url", "parameter_invalid"),
         (request(start_sec=-1), "video.start_sec", "parameter_invalid"),
         (request(start_sec=5, end_sec=5), "video.end_sec", "parameter_invalid"),
         (request(end_sec=0), "video.end_sec", "parameter_invalid"),
