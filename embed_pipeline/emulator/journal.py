@@ -37,6 +37,7 @@ END;
 # noted in the very transaction that keeps the task: it is what this journal is for.
 _FIELDS = "seq, at, endpoint, method, path, query, status, took_ms, bytes_in, bytes_out, task_id, source, faults"
 _BATCH = 256
+_AT_ONCE = ".sync"
 
 
 @dataclass
@@ -134,6 +135,16 @@ class Journal:
         names = _FIELDS.split(", ")
         return [dict(zip(names, row, strict=True)) | {"faults": json.loads(row[-1])} for row in rows]
 
+    def pay(self, key: str, source: str) -> None:
+        """Note, before it is answered, that something was embedded at once.
+
+        Args:
+            key: A name that no other request has, ending in `.sync`.
+            source: What stands for all that was embedded.
+        """
+        with self._database.write() as connection:
+            connection.execute("INSERT INTO paid VALUES (?, ?)", (key, source))
+
     def summary(self) -> dict[str, Any]:
         """Count requests by endpoint and status, and tasks by source.
 
@@ -147,10 +158,9 @@ class Journal:
         rows = self._database.reader.execute("SELECT endpoint, status, count(*) FROM journal GROUP BY 1, 2")
         for endpoint, status, count in rows:
             requests.setdefault(endpoint, {})["dropped" if status is None else str(status)] = count
-        created = [without_query(row[0]) for row in self._database.reader.execute("SELECT source FROM paid")]
-        # A request has a source once it was paid for; one that was embedded at once has no task.
-        query = "SELECT source FROM journal WHERE source IS NOT NULL AND task_id IS NULL"
-        at_once = [row[0] for row in self._database.reader.execute(query)]
+        created, at_once = list[str](), list[str]()
+        for key, source in self._database.reader.execute("SELECT task_id, source FROM paid"):
+            (at_once if key.endswith(_AT_ONCE) else created).append(without_query(source))
         counts = Counter(created + at_once)
         return {
             "requests": requests,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import sqlite3
 from typing import Any
 
 from starlette.requests import Request
@@ -10,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from embed_pipeline.emulator.answers import json_response, platform_of, read_json
+from embed_pipeline.emulator.engine.failure import TASK_FAILED
 from embed_pipeline.emulator.identifiers import new_id
 from embed_pipeline.emulator.journal import JournalEntry
 from embed_pipeline.emulator.limits import Category, limit_refusal
@@ -20,6 +23,8 @@ from embed_pipeline.emulator.sync import SyncResult
 from embed_pipeline.emulator.sync_rules import SyncRequest, accept_sync
 from embed_pipeline.emulator.tokens import usage_body
 from embed_pipeline.emulator.wire import media_metadata, origin_fields, ready_frame, rows_json
+
+_log = logging.getLogger(__name__)
 
 
 async def embed_at_once(request: Request) -> Response:
@@ -55,10 +60,19 @@ def _category(body: Any) -> Category:
 
 
 def _embed(platform: Platform, accepted: SyncRequest, entry: JournalEntry) -> bytes:
-    result = platform.sync.embed(accepted, f"{new_id(platform.clock.now())}.sync")
+    key = f"{new_id(platform.clock.now())}.sync"
+    try:
+        result = platform.sync.embed(accepted, key)
+    except (Refusal, sqlite3.Error):
+        raise
+    except Exception as error:
+        # Whatever an engine does, the platform's answer has the platform's shape.
+        _log.exception("A request failed for a reason of the emulator's own.")
+        raise Refusal(TASK_FAILED, code="internal_server_error", status=500) from error
     newer = accepted.model_name == "marengo3.5"
     usage = usage_body(result.tokens, truncated=result.truncated) if newer else None
     platform.count(sum(part.seconds for part in result.parts), usage)
+    platform.journal.pay(key, result.name)
     entry.source = result.name
     head, tail = ready_frame(_frame(accepted, result, usage, platform.settings.switches))
     return b"".join([head, *rows_json(result.rows, wide=platform.settings.switches.wide_numbers), tail])

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embed_pipeline.emulator.compute import Compute, reads_sources
+from embed_pipeline.emulator.engine.failure import TASK_FAILED, UNPROCESSABLE, UNSTABLE
+from embed_pipeline.emulator.media_limits import MediaFault, duration_fault, picture_fault
 from embed_pipeline.emulator.probe import UnreadableMediaError, read_header_isolated
 from embed_pipeline.emulator.refusal import Refusal
 from embed_pipeline.emulator.request import AcceptedRequest
@@ -22,7 +24,7 @@ from embed_pipeline.emulator.still_rules import DocumentKind, kind_by_name, kind
 from embed_pipeline.emulator.sync_rules import SyncRequest, SyncSource
 from embed_pipeline.emulator.tokens import input_tokens, text_tokens
 from embed_pipeline.emulator.wire import without_query
-from embed_pipeline.emulator.worker import check_duration, embedded_seconds
+from embed_pipeline.emulator.worker import embedded_seconds
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -154,7 +156,7 @@ class SyncEmbedder:
             path.write_text(request.text.replace("%PDF-", "PDF "), "utf-8")
             return self._compute(path, asked)
         except SourceError as failure:
-            raise Refusal(failure.message, f"{request.input_type}.input_text") from failure
+            raise _refusal(failure, f"{request.input_type}.input_text") from failure
         finally:
             path.unlink(missing_ok=True)
 
@@ -177,32 +179,47 @@ class SyncEmbedder:
         try:
             with _brought(asked, kept, settings, self._asset_path, limit) as path:
                 asked = _settled(asked, path)
-                result = self._computed(request, asked, path)
+                result = self._computed(request, asked, path, source.field)
         except SourceError as failure:
-            too_much = failure.message.startswith(("File size", "Document ("))
-            raise Refusal(failure.message, source.field, status=413 if too_much else 400) from failure
+            raise _refusal(failure, source.field) from failure
         finally:
             with suppress(OSError):
                 kept.unlink()
         return Embedded(asked, result, without_query(asked.source), input_url, input_filename)
 
-    def _computed(self, request: SyncRequest, asked: AcceptedRequest, path: Path | None) -> EmbeddingResult:
+    def _computed(self, request: SyncRequest, asked: AcceptedRequest, path: Path | None, field: str) -> EmbeddingResult:
+        def check(fault: MediaFault | None) -> None:
+            if fault is not None:
+                raise Refusal(fault.message, field, code=fault.code)
+
         longest = LONGEST_SEC[request.model_name]
         shortest = self._settings.min_duration_sec if request.model_name == "marengo3.0" else 0.0
         if asked.timed and path is not None:
             # Its header is looked at before all of it is decoded: the caller waits.
             try:
-                told = read_header_isolated(path).duration_sec
-            except UnreadableMediaError:
-                told = None
-            if told is not None:
-                check_duration(told, shortest, longest)
+                header = read_header_isolated(path)
+            except UnreadableMediaError as failure:
+                raise Refusal(UNPROCESSABLE, field, code="video_file_broken") from failure
+            if header.duration_sec is not None:
+                check(duration_fault(header.duration_sec, shortest, longest))
+            bounded = asked.input_type == "video" and self._settings.switches.picture_size == "documented"
+            if bounded and header.width and header.height:
+                check(picture_fault(header.width, header.height))
         result = self._compute(path, asked)
         if result.duration_sec is not None:
-            check_duration(result.duration_sec, shortest, longest)
+            check(duration_fault(result.duration_sec, shortest, longest))
         if not result.labels:
             raise SourceError(f"There is nothing to embed: {'; '.join(result.missing.values())}.")
         return as_answered(result, asked, self._settings.switches)
+
+
+def _refusal(failure: SourceError, field: str) -> Refusal:
+    """Answer what would be a task's failure: too much is 413, what may pass is 500, all else is 400."""
+    if failure.message.startswith(("File size", "Document (")):
+        return Refusal(failure.message, field, status=413)
+    if failure.message in (UNSTABLE, TASK_FAILED):
+        return Refusal(failure.message, field, code="internal_server_error", status=500)
+    return Refusal(failure.message, field)
 
 
 @contextmanager

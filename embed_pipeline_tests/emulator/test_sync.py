@@ -151,6 +151,9 @@ def test_uncertainty_comes_with_text_alone_and_with_media_alone(emulator, folder
         assert min(row["embedding_uncertainty"]) >= 0
 
 
+CODES = {("long.wav", "audio"): "video_duration_too_long", ("notes.txt", "video"): "video_file_broken"}
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "status", "message"),
     [
@@ -166,6 +169,7 @@ def test_what_a_medium_may_not_be_is_told_in_the_answer(emulator, folder, name, 
     assert answer.status_code == status
     assert answer.json()["error"]["message"].startswith(message)
     assert answer.json()["error"]["details"]["field"] == "multi_input.media_sources[0]"
+    assert answer.json()["error"]["code"] == CODES.get((name, kind), "VALIDATION_ERROR")
     assert list(emulator.emulator.platform.media.iterdir()) == []
 
 
@@ -264,6 +268,24 @@ def test_what_is_paid_for_at_once_is_in_the_journal(emulator):
     assert summary["requests"]["embed"] == {"200": 3, "400": 1}
     assert (summary["embedded_at_once"], summary["tasks_created"]) == (3, 0)
     assert list(summary["repeated_sources"].values()) == [2]
+
+
+def test_what_was_paid_for_outlives_a_kill(emulator):
+    ask(emulator, "text", {"input_text": "ships"})
+    rows = emulator.emulator.platform.store.reader.execute("SELECT source FROM paid").fetchall()
+    assert len(rows) == 1  # before the journal's entries are written
+
+
+def test_an_engine_that_fails_for_its_own_reasons_is_answered_in_the_platforms_shape(start, folder):
+    engine = "embed_pipeline_tests.emulator.engine_of_trouble:TroubleEngine"
+    emulator = start(EmulatorSettings(media_root=folder, workers=1, engine=engine))
+    refused = ask(emulator, "text", {"input_text": "ships"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "VALIDATION_ERROR")
+    assert "trouble-1 has no method embed_words" in refused.text
+    absent = start(EmulatorSettings(media_root=folder, workers=1, engine="no_such_module:Engine"))
+    broken = ask(absent, "text", {"input_text": "ships"})
+    assert (broken.status_code, broken.json()["error"]["code"]) == (500, "INTERNAL_SERVER_ERROR")
+    assert absent.control("GET", "/journal/summary").json()["embedded_at_once"] == 0
 
 
 def test_a_fault_after_the_work_was_done_is_paid_for_all_the_same(emulator):
