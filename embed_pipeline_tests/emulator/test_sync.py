@@ -2,22 +2,27 @@ from __future__ import annotations
 
 import base64
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from embed_pipeline.emulator import EmulatorSettings
 from embed_pipeline.emulator.engine import EmbedRequest, Fixed, embed, embed_query
 from embed_pipeline.emulator.refusal import Refusal
+from embed_pipeline.emulator.routes_sync import _category
 from embed_pipeline.emulator.settings import Switches
-from embed_pipeline.emulator.sync_rules import accept_sync
+from embed_pipeline.emulator.sync_rules import SYNC_TYPES, accept_sync
 from embed_pipeline.testing import TEST_SETTINGS
 from embed_pipeline_tests.emulator.conftest import Caller
 from embed_pipeline_tests.emulator.engine_media import SCENES, film, melody, pictures, write
 from embed_pipeline_tests.emulator.still_media import pdf, write_image
+from embed_pipeline_tests.emulator.test_validation import json_values
 
 SYNC = "/embed-v2"
 SOURCES = "multi_input.media_sources"
@@ -246,6 +251,27 @@ def test_a_refusal_names_the_field_at_fault(kind, value, model, top, field):
     with pytest.raises(Refusal) as caught:
         accept(kind, value, model, **top)
     assert (caught.value.status, caught.value.field) == (400, field)
+
+
+entries = st.dictionaries(st.sampled_from(["media_type", "url", "asset_id", "base64_string", "name"]), json_values)
+media = st.dictionaries(
+    st.sampled_from(["input_text", "media_source", "media_sources", "start_sec", "segmentation"]),
+    json_values | st.lists(entries | st.just(IMAGE) | st.just(DOCUMENT), max_size=3) | st.just(SOURCE["media_source"]),
+)
+
+
+@given(
+    st.sampled_from(SYNC_TYPES),
+    st.sampled_from(["marengo3.0", "marengo3.5"]),
+    media | json_values,
+    st.dictionaries(st.sampled_from(["auto_truncate", "embedding_uncertainty", "embedding_dimension"]), json_values),
+)
+def test_whatever_is_sent_is_accepted_or_refused_and_nothing_else(kind, model, value, top):
+    body = {"input_type": kind, "model_name": model, kind: value, **top}
+    assert _category(body) in ("embed", "text_image")
+    with suppress(Refusal):
+        request = accept_sync(body, Switches())
+        assert request.text or request.sources
 
 
 def test_text_is_cut_where_that_was_asked_for():
