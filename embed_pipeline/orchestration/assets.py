@@ -15,6 +15,7 @@ from embed_pipeline.orchestration.events import (
     NOTHING,
     event_logger,
     failure,
+    failure_in_one_sentence,
     output_without_events,
     targeted_partitions,
 )
@@ -114,7 +115,7 @@ def build_segment_embeddings(blueprint: Blueprint) -> dg.AssetsDefinition:
     def segment_embeddings(context: dg.AssetExecutionContext) -> Iterator[dg.Output[None] | dg.AssetCheckResult]:
         keys, ledger = targeted_partitions(context), Ledger(context.instance, names)
         resource = blueprint.client_resource(context.resources)
-        with resource.client() as client:
+        with failure_in_one_sentence(), resource.client() as client:
             report = Collection(
                 names=names,
                 ledger=ledger,

@@ -8,12 +8,14 @@ that carries the one mark for which Dagster logs no events of its own. A test pi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 import dagster as dg
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 
+from embed_pipeline.errors import EmbedPipelineError
 from embed_pipeline.orchestration.metadata import problem_table
 
 _PROBLEMS_SHOWN = 20
@@ -68,3 +70,16 @@ def failure(headline: str, problems: dict[str, str], metadata: dict[str, Any]) -
     if problems:
         metadata = {**metadata, "embed_pipeline/problems": problem_table(problems, longest=len(problems))}
     return dg.Failure("\n".join([headline, *shown, *more]), metadata=metadata, allow_retries=False)
+
+
+@contextmanager
+def failure_in_one_sentence() -> Iterator[None]:
+    """End a step with the words of an error of ours, where Dagster would show a stack trace first.
+
+    Raises:
+        dg.Failure: An error of ours was raised.
+    """
+    try:
+        yield
+    except EmbedPipelineError as error:
+        raise dg.Failure(error.message) from error

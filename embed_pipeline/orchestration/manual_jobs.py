@@ -6,6 +6,7 @@ They choose the media files themselves, when they run, so that nobody has to pic
 # No deferred annotations here: Dagster reads the class of a step's config from its signature.
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -13,7 +14,7 @@ from pydantic import Field
 
 from embed_pipeline.orchestration.blueprint import Blueprint
 from embed_pipeline.orchestration.due import read_due
-from embed_pipeline.orchestration.events import NOTHING
+from embed_pipeline.orchestration.events import NOTHING, failure_in_one_sentence
 from embed_pipeline.orchestration.ledger import Ledger
 from embed_pipeline.orchestration.names import POOL, PipelineNames
 from embed_pipeline.orchestration.outdated import excused_from_settings, find_all_outdated
@@ -83,10 +84,9 @@ def _retry_failed(blueprint: Blueprint) -> dg.JobDefinition:
     def retry(context: dg.OpExecutionContext, config: RetryConfig) -> Iterator[dg.Output[None]]:
         states = Ledger(context.instance, names).states()
         try:
-            keys = chosen_for_retry(states, config.media)
+            with failure_in_one_sentence() if config.media else nullcontext():
+                keys = chosen_for_retry(states, config.media)
         except NothingToRetryError as error:
-            if config.media:
-                raise
             context.log.info(error.message)
             yield dg.Output(None, metadata={"embed_pipeline/created": 0})
             return
@@ -137,7 +137,8 @@ def _force_new_task(blueprint: Blueprint) -> dg.JobDefinition:
     )
     def force(context: dg.OpExecutionContext, config: ForceConfig) -> Iterator[dg.Output[None]]:
         ledger = Ledger(context.instance, names)
-        wanted = known_keys(ledger.partitions(), config.media)
+        with failure_in_one_sentence():
+            wanted = known_keys(ledger.partitions(), config.media)
         report = submit_media(blueprint, context, sorted(wanted), force=True)
         context.log.info(submission_headline(report))
         yield dg.Output(None, metadata=submission_numbers(report))
@@ -179,7 +180,9 @@ def _retire_vanished(blueprint: Blueprint) -> dg.JobDefinition:
     def retire(context: dg.OpExecutionContext, config: RetireConfig) -> Iterator[dg.Output[None]]:
         ledger = Ledger(context.instance, names)
         states, versions = ledger.states(), ledger.media_versions()
-        wanted = known_keys(states, config.media) if config.media else set(states)
+        with failure_in_one_sentence():
+            wanted = known_keys(states, config.media) if config.media else set(states)
+            dataset = blueprint.dataset(context.resources)
         gone = [key for key in states if key in wanted and states[key] is MediaState.GONE]
         if here := sorted(wanted - set(gone)) if config.media else []:
             raise dg.Failure(f"{', '.join(here[:5])} is still in the library: only what is gone can be retired.")
@@ -187,7 +190,6 @@ def _retire_vanished(blueprint: Blueprint) -> dg.JobDefinition:
         needed = [key for key in gone if content_of(versions[key]) in awaited]
         for key in needed:
             context.log.info(f"{key} is kept for now: a file with the same content is not embedded yet.")
-        dataset = blueprint.dataset(context.resources)
         retired = retire_media(context.instance, names, dataset, [key for key in gone if key not in set(needed)])
         for key in retired.keys:
             context.log.info(f"{key} is retired.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -117,6 +118,10 @@ class Readiness:
         if not versions:
             return dg.SkipReason("No task is pending.")
         pending = self._pending({key: version for key, version in versions.items() if key not in runs.in_flight})
+        # Another platform does not know a task of the one that was used before, which is no sign that it ended.
+        platform = self._blueprint.client_resource(self._context.resources).platform
+        elsewhere = Counter(task.platform for task in pending.values() if task.platform != platform)
+        pending = {key: task for key, task in pending.items() if task.platform == platform}
         # A run that failed before the task was created had to do with another one.
         since = {key: task.submitted_at for key, task in pending.items()}
         waiting = held_back(runs.failed, policy.retry_backoff_sec, now, since=since)
@@ -147,6 +152,11 @@ class Readiness:
             f"{len(chosen)} runs requested for {sum(len(some.keys) for some in chosen)} media files"
             + ("." if found.complete else "; the rest is looked at in the next tick.")
             + (f" The platform could not be asked for all: {found.problem}" if found.problem else "")
+            + "".join(
+                f" {count} tasks were created on {other}, and this pipeline asks {platform}: set EMBED_BASE_URL and "
+                "EMBED_API_KEY back to collect them, or materialize embedding_tasks anew."
+                for other, count in elsewhere.items()
+            )
         )
         self._context.log.info(summary)
         if not chosen:
@@ -161,10 +171,7 @@ class Readiness:
         wanted = set(versions.values())
         for version in self._read_before.keys() - wanted:
             del self._read_before[version]
-        # Another platform does not know a task of the one that was used before, which is no sign that it ended.
-        platform = self._blueprint.client_resource(self._context.resources).platform
-        known = {key: self._read_before[version] for key, version in versions.items() if version in self._read_before}
-        return {key: task for key, task in known.items() if task.platform == platform}
+        return {key: self._read_before[version] for key, version in versions.items() if version in self._read_before}
 
 
 def _not_asked(pending: int, problem: EmbedPipelineError) -> dg.SkipReason:

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from embed_pipeline.orchestration.blueprint import Blueprint
-from embed_pipeline.orchestration.events import event_logger, failure
+from embed_pipeline.orchestration.events import event_logger, failure, failure_in_one_sentence
 from embed_pipeline.orchestration.ledger import Ledger
 from embed_pipeline.orchestration.left_for_later import files_by_reason, tell_left_for_later
 from embed_pipeline.orchestration.submission import Submission
@@ -46,7 +46,7 @@ def submit_media(
     """
     names, run_id = blueprint.names, context.run.run_id
     resource = blueprint.client_resource(context.resources)
-    with resource.client() as client:
+    with failure_in_one_sentence(), resource.client() as client:
         report = Submission(
             names=names,
             ledger=Ledger(context.instance, names),

@@ -17,6 +17,7 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from embed_pipeline.orchestration.blueprint import Blueprint
+from embed_pipeline.orchestration.events import failure_in_one_sentence
 from embed_pipeline.orchestration.health import mixed_spaces
 from embed_pipeline.orchestration.ledger import Ledger
 from embed_pipeline.orchestration.metadata import (
@@ -77,7 +78,8 @@ def build_embeddings_table(blueprint: Blueprint) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext,
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
         ledger = Ledger(context.instance, names)
-        dataset = blueprint.dataset(context.resources)
+        with failure_in_one_sentence():
+            dataset = blueprint.dataset(context.resources)
         # Read before anything else: what is told while this runs is taken up by the next run.
         position, since = ledger.position(), table_position(context.instance, blueprint)
         outcomes = current_outcomes(ledger, dataset, since if since <= position else 0)

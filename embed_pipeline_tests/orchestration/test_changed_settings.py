@@ -57,6 +57,19 @@ def test_a_task_tells_its_settings_whatever_the_models_options_become() -> None:
     assert record.settings.code_version == settings.code_version
 
 
+def test_a_tick_says_that_tasks_are_on_a_platform_which_it_does_not_ask(world: World) -> None:
+    world.add("a.wav", "b.wav")
+    world.discover()
+    asked_elsewhere = EmbedClientResource(base_url="http://platform.invalid/v1.3", api_key="key")
+    moved = world.varied(client=asked_elsewhere, submit_automatically=False)
+
+    tick = moved.collect()
+
+    assert tick.runs == ()
+    assert "2 tasks were created on emulator, and this pipeline asks platform.invalid" in str(tick.message)
+    assert "set EMBED_BASE_URL" in str(tick.message)
+
+
 def test_what_the_emulator_embedded_is_due_on_the_platform(world: World) -> None:
     world.add("a.wav", "b.wav")
     assert set(world.settle().values()) == {"embedded"}

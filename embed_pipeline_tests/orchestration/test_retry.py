@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
 import pytest
 
+from embed_pipeline.orchestration import submitting
 from embed_pipeline.orchestration.retiring import retire_media
 from embed_pipeline.orchestration.retrying import NothingToRetryError, UnknownMediaError, chosen_for_retry, known_keys
 from embed_pipeline.orchestration.settings import EmbeddingSettings, Segmentation
 from embed_pipeline.orchestration.states import MediaState
+from embed_pipeline.orchestration.submission_lock import SubmissionBusyError
 from embed_pipeline_tests.orchestration.world import World
 
 STATES = {
@@ -119,6 +123,35 @@ def test_what_vanished_is_retired_and_what_is_there_is_not(world: World) -> None
     assert world.states() == {"stays.wav": "embedded"}
     assert world.segments("goes.wav") is None
     assert world.segments("stays.wav") is not None
+
+
+@pytest.mark.parametrize("job", ["retry_failed_embeddings", "force_new_task", "retire_vanished_media"])
+def test_a_job_tells_a_wrong_name_in_one_sentence_and_not_by_a_stack_trace(world: World, job: str) -> None:
+    world.add("one.wav")
+    world.varied(submit_automatically=False).discover()
+
+    result = run_job(world, job, media=["on.wav"])
+
+    (failed,) = [event.step_failure_data for event in result.all_node_events if event.is_step_failure]
+    assert failed.user_failure_data is not None
+    assert str(failed.user_failure_data.description).startswith("There is no media file 'on.wav'")
+
+
+def test_a_run_that_waited_in_vain_for_another_says_so_in_one_sentence(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def busy(*_: object, **__: object) -> Iterator[None]:
+        raise SubmissionBusyError("Run x has been creating embedding tasks for over 3600 s.")
+        yield
+
+    monkeypatch.setattr(submitting, "submission_lock", busy)
+    world.add("one.wav")
+    (run,) = world.discover().runs
+
+    (failed,) = [event.step_failure_data for event in run.all_node_events if event.is_step_failure]
+    assert failed.user_failure_data is not None
+    assert failed.user_failure_data.description == "Run x has been creating embedding tasks for over 3600 s."
 
 
 def test_what_a_renamed_file_still_needs_is_not_retired(world: World) -> None:
