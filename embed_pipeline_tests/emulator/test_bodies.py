@@ -107,7 +107,7 @@ def test_results_are_written_ahead_while_no_task_waits(start, writes):
     ids = [emulator.created(f"https://media.example.com/{number}.mp4") for number in range(3)]
     emulator.emulator.finish()
     folder, deadline = emulator.emulator.platform.folder / "bodies", threading.Event()
-    for _ in range(500):
+    for _ in range(6000):
         if {path.name for path in folder.iterdir()} == set(ids):
             break
         deadline.wait(0.01)

@@ -16,7 +16,7 @@ UPLOADS = "/assets/multipart-uploads"
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, "it did not come to be"
         time.sleep(0.02)
