@@ -85,6 +85,22 @@ def test_a_long_retry_after_says_when_to_come_back(client, platform, video, valu
     assert platform.tasks == []
 
 
+def test_a_call_can_say_how_long_it_waits_for_a_limit(client, platform, video):
+    platform.posts.append(answering(429, LIMITED, {"Retry-After": "1"}))
+    with pytest.raises(RetryLaterError) as raised:
+        create(client, video(), request_options={"max_wait_sec": 0.5})
+    assert raised.value.retry_after_sec >= 1.0
+    assert "429" in raised.value.reason
+    assert "Come back" not in raised.value.reason
+    assert (len(platform.recorded), platform.tasks) == (1, [])
+
+
+def test_a_wait_of_our_own_choosing_is_bounded_by_no_limit(client, platform, video):
+    platform.posts.append(answering(500, LIMITED))
+    create(client, video(), request_options={"max_wait_sec": 0.0})
+    assert len(platform.tasks) == 1
+
+
 def test_a_long_retry_after_holds_the_other_threads_creates_too(client, platform, video):
     platform.posts.append(answering(429, LIMITED, {"Retry-After": "500"}))
     for _ in range(2):
