@@ -79,7 +79,7 @@ def build_embedding_tasks(blueprint: Blueprint) -> dg.AssetsDefinition:
         owners=list(blueprint.owners),
         kinds={"twelvelabs"},
         pool=POOL,
-        required_resource_keys={blueprint.client_key, blueprint.library_key},
+        required_resource_keys={blueprint.client_key, blueprint.library_key, blueprint.store_key},
     )
     def embedding_tasks(context: dg.AssetExecutionContext, config: SubmissionConfig) -> Iterator[dg.Output[None]]:
         keys = targeted_partitions(context)

@@ -11,19 +11,26 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from embed_pipeline.errors import EmbedPipelineError
-from embed_pipeline.orchestration.findings import Findings, judge
+from embed_pipeline.orchestration.findings import Findings
 from embed_pipeline.orchestration.hindrances import Hindrances
 from embed_pipeline.orchestration.ledger import Ledger
 from embed_pipeline.orchestration.names import PipelineNames
 from embed_pipeline.orchestration.observations import outcome_observation
 from embed_pipeline.orchestration.policy import PipelinePolicy
 from embed_pipeline.orchestration.records import TaskRecord
-from embed_pipeline.orchestration.results import Collected, EmbeddedTasks, Expired, Failed, NotReady, fetch_result
+from embed_pipeline.orchestration.results import (
+    Collected,
+    EmbeddedTasks,
+    Expired,
+    Failed,
+    NotReady,
+    fetch_result,
+    result_event,
+)
 from embed_pipeline.orchestration.settings import EmbeddingSettings
 from embed_pipeline.orchestration.task_statuses import survey
-from embed_pipeline.orchestration.told_findings import finding_metadata
 from embed_pipeline.orchestration.unexpected import traceback_of, unexpected
-from embed_pipeline.orchestration.versions import SEGMENTS_CODE_VERSION, Outcome, OutcomeState, version_tags
+from embed_pipeline.orchestration.versions import Outcome, OutcomeState
 
 if TYPE_CHECKING:
     from embed_pipeline.client import EmbedClient
@@ -203,13 +210,5 @@ class Collection:
 
     def _told(self, key: str, result: Collected) -> _InTheDataset:
         task, settings = self._tasks[key], self._settings_of(key)
-        findings = judge(result.segments, settings)
-        event = dg.AssetMaterialization(
-            self.names.segment_embeddings,
-            partition=key,
-            metadata=result.metadata(task, pictures=self.policy.pictures) | finding_metadata(findings),
-            tags=version_tags(
-                task.version, SEGMENTS_CODE_VERSION, (self.names.embedding_tasks, task.version, task.storage_id)
-            ),
-        )
+        event, findings = result_event(self.names, task, result, settings, pictures=self.policy.pictures)
         return _InTheDataset(result.written, event, findings)

@@ -78,7 +78,7 @@ def _retry_failed(blueprint: Blueprint) -> dg.JobDefinition:
         name=names.retry_job,
         out=dg.Out(NOTHING),
         pool=POOL,
-        required_resource_keys={blueprint.client_key, blueprint.library_key},
+        required_resource_keys={blueprint.client_key, blueprint.library_key, blueprint.store_key},
         description="Creates a new task for media files whose task failed or expired, and leaves all others alone.",
     )
     def retry(context: dg.OpExecutionContext, config: RetryConfig) -> Iterator[dg.Output[None]]:
@@ -103,7 +103,7 @@ def _submit_new(blueprint: Blueprint) -> dg.JobDefinition:
         name=submit_new_job_name(names),
         out=dg.Out(NOTHING),
         pool=POOL,
-        required_resource_keys={blueprint.client_key, blueprint.library_key},
+        required_resource_keys={blueprint.client_key, blueprint.library_key, blueprint.store_key},
         description="Creates a task for each media file that is new, changed, of other settings, or may be retried.",
     )
     def submit_new(context: dg.OpExecutionContext) -> Iterator[dg.Output[None]]:
@@ -132,7 +132,7 @@ def _force_new_task(blueprint: Blueprint) -> dg.JobDefinition:
         name=names.plain("force_new_task"),
         out=dg.Out(NOTHING),
         pool=POOL,
-        required_resource_keys={blueprint.client_key, blueprint.library_key},
+        required_resource_keys={blueprint.client_key, blueprint.library_key, blueprint.store_key},
         description="Creates a new task for the media files that are named, whatever they have. Costs their minutes.",
     )
     def force(context: dg.OpExecutionContext, config: ForceConfig) -> Iterator[dg.Output[None]]:

@@ -7,9 +7,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from embed_pipeline.errors import EmbedPipelineError, MediaError
+from embed_pipeline.errors import DatasetError, EmbedPipelineError, MediaError
+from embed_pipeline.orchestration.dataset_witness import DatasetWitness
 from embed_pipeline.orchestration.hindrances import Hindrances
 from embed_pipeline.orchestration.measuring import candidates_for, measured, probe_all
+from embed_pipeline.orchestration.records import TaskRecord
 from embed_pipeline.orchestration.settings import EmbeddingSettings
 from embed_pipeline.orchestration.sources import Delivery, delivery_for, prepare
 from embed_pipeline.orchestration.submission_plan import Action, Candidate, Decision
@@ -31,6 +33,8 @@ class Part:
         files: Each file by partition key.
         candidates: Those that are not dealt with yet, in order.
         missing: Those that are not in the library, with what it says of them.
+        looked_for: The candidates that the dataset was asked for, each under the settings' digest it had then.
+        witnessed: The tasks whose segments the dataset was found to have, by partition key.
         measured: The keys whose headers were read.
         is_ready: Whether nothing was left to prepare when it was last looked.
         uploads: What was uploaded and no task may have been made from, by partition key.
@@ -39,6 +43,8 @@ class Part:
     files: dict[str, MediaFile] = field(default_factory=dict)
     candidates: dict[str, Candidate] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    looked_for: set[tuple[str, str]] = field(default_factory=set)
+    witnessed: dict[str, TaskRecord] = field(default_factory=dict)
     measured: set[str] = field(default_factory=set)
     is_ready: bool = False
     uploads: dict[str, MediaSource] = field(default_factory=dict)
@@ -63,6 +69,7 @@ class Preparation:
         on_problem: Told of each file that cannot be made ready, why, and its fingerprint where that is known.
         hindrances: Told of each upload that went well.
         log: Told in words what is worth reading in the run's log.
+        witness: Asked for each file that would be paid for; None where it is to be paid for whatever there is.
     """
 
     library: MediaLibrary
@@ -74,6 +81,7 @@ class Preparation:
     on_problem: Callable[[str, Exception, str | None], None]
     hindrances: Hindrances
     log: Callable[[str], None]
+    witness: DatasetWitness | None = None
 
     def read(self, keys: Sequence[str]) -> Part:
         """Look the files up and take their fingerprints."""
@@ -90,7 +98,7 @@ class Preparation:
         return part
 
     def make_ready(self, part: Part, decide: Callable[[], Sequence[Decision]]) -> None:
-        """Read the headers of the files that would be submitted, and upload the first of them where they are uploaded.
+        """Ask the dataset for the files that would be submitted, read their headers, and upload the first of them.
 
         Only what would be submitted is opened to learn its length; then limits are counted. What a file really holds
         may tell it apart from one that it was to follow, which is then opened as well.
@@ -99,14 +107,17 @@ class Preparation:
             part: The files.
             decide: What would be done with those that are not dealt with yet, as things look now.
         """
-        while new := [key for key in submitted(decide()) if key not in part.measured]:
-            self._measure(part, new)
+        while new := [key for key in submitted(decide()) if not self._is_known(part, key)]:
+            if unasked := [key for key in new if not self._was_looked_for(part, key)]:
+                self._look_for(part, unasked)
+            else:
+                self._measure(part, new)
         if wanted := [key for key in submitted(decide()) if self.must_be_uploaded(part, key)]:
             self._upload(part, wanted[: _UPLOADS_PER_WORKER * self.concurrency])
 
     def is_ready(self, part: Part, key: str) -> bool:
         """Whether a task could be created for this file right away."""
-        return key in part.measured and not self.must_be_uploaded(part, key)
+        return self._is_known(part, key) and not self.must_be_uploaded(part, key)
 
     def must_be_uploaded(self, part: Part, key: str) -> bool:
         """Whether this file is uploaded to the platform and was not yet."""
@@ -135,6 +146,23 @@ class Preparation:
                 self.client.assets.delete(str(source.asset_id), request_options={"max_retries": 1})
             except EmbedPipelineError as error:
                 self.log(f"{key}: the upload {source.asset_id} was not needed and could not be deleted: {error}")
+
+    def _is_known(self, part: Part, key: str) -> bool:
+        """Whether the dataset was asked for this file, and its header read."""
+        return key in part.measured and self._was_looked_for(part, key)
+
+    def _was_looked_for(self, part: Part, key: str) -> bool:
+        return self.witness is None or (key, part.candidates[key].settings_digest) in part.looked_for
+
+    def _look_for(self, part: Part, keys: Sequence[str]) -> None:
+        if self.witness is None:
+            return
+        for candidate, found in self.witness.look([part.candidates[key] for key in keys]):
+            part.looked_for.add((candidate.key, candidate.settings_digest))
+            if isinstance(found, DatasetError):
+                self.on_problem(candidate.key, found, part.candidates.pop(candidate.key).fingerprint)
+            elif found is not None:
+                part.witnessed[candidate.key] = found
 
     def _measure(self, part: Part, keys: Collection[str]) -> None:
         for file, found in probe_all(self.library, [part.files[key] for key in keys], self.concurrency):

@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from embed_pipeline.orchestration.findings import Findings, judge
 from embed_pipeline.orchestration.ledger import Ledger
 from embed_pipeline.orchestration.metadata import settings_in_words
+from embed_pipeline.orchestration.names import PipelineNames
 from embed_pipeline.orchestration.pictures import self_similarity, timeline
 from embed_pipeline.orchestration.records import TaskRecord
 from embed_pipeline.orchestration.settings import EmbeddingSettings, MediaType
+from embed_pipeline.orchestration.told_findings import finding_metadata
+from embed_pipeline.orchestration.versions import SEGMENTS_CODE_VERSION, version_tags
 
 if TYPE_CHECKING:
     from embed_pipeline.client import EmbedClient, EmbeddingTaskResponse
@@ -154,7 +158,7 @@ def fetch_result(
         if error.code is None:
             # Not the platform's own words: a wrong address, or a gateway before it, says nothing of the task.
             raise
-        return _from_the_dataset(task, dataset, embedded) or Expired(
+        return result_in_the_dataset(task, dataset, embedded.names(task.version)) or Expired(
             f"Task {task.task_id} is not known to the platform any more, and its result with it: {error}"
         )
     except UnreadableResponseError as error:
@@ -172,7 +176,9 @@ def fetch_result(
     words = response.error.message if response.error and response.error.message else "no reason given"
     kind = classify_failure(words)
     if kind == "expired":
-        return _from_the_dataset(task, dataset, embedded) or Expired(f"Task {task.task_id}: {words}")
+        return result_in_the_dataset(task, dataset, embedded.names(task.version)) or Expired(
+            f"Task {task.task_id}: {words}"
+        )
     return Failed(words, passing=kind in {"transient", "unclear"})
 
 
@@ -217,11 +223,21 @@ def _write(
     )
 
 
-def _from_the_dataset(task: TaskRecord, dataset: EmbeddingDataset, embedded: EmbeddedTasks) -> Collected | None:
-    """The same task's segments under this or another name: a renamed file costs nothing, however old its result."""
-    for key in sorted(embedded.names(task.version), key=lambda key: (key != task.media, key)):
+def result_in_the_dataset(task: TaskRecord, dataset: EmbeddingDataset, others: Collection[str]) -> Collected | None:
+    """The same task's segments under this or another name: a renamed file costs nothing, however old its result.
+
+    Args:
+        task: The task that serves the media file.
+        dataset: Where segments are written; what it has under another name is copied.
+        others: Partition keys that may have been embedded with the task.
+
+    Returns:
+        What the dataset has now under the media file's own name; None if it has nothing of this task.
+    """
+    # Its own name too, whatever the event log says of it: a run that was deleted has taken its events with it.
+    for key in [task.media, *sorted(set(others) - {task.media})]:
         segments = dataset.read_media(key, task.settings_digest)
-        if segments is None or segments.task_id != task.task_id:
+        if segments is None or segments.task_id != task.task_id or segments.fingerprint != task.fingerprint:
             # Another task's segments, of another content perhaps, have taken their place since.
             continue
         if key == task.media:
@@ -234,3 +250,25 @@ def _from_the_dataset(task: TaskRecord, dataset: EmbeddingDataset, embedded: Emb
             written = copied
         return Collected(written=written, segments=segments, ready_at=None, absent=(), usage={})
     return None
+
+
+def result_event(
+    names: PipelineNames, task: TaskRecord, result: Collected, settings: EmbeddingSettings, *, pictures: bool
+) -> tuple[dg.AssetMaterialization, Findings]:
+    """The event that tells of a media file's segments, and what is wrong with them.
+
+    Args:
+        names: The pipeline's names.
+        task: The task that made them, as its event has it.
+        result: What is in the dataset.
+        settings: What the task was asked for.
+        pictures: Whether to draw how alike the segments are.
+    """
+    findings = judge(result.segments, settings)
+    event = dg.AssetMaterialization(
+        names.segment_embeddings,
+        partition=task.media,
+        metadata=result.metadata(task, pictures=pictures) | finding_metadata(findings),
+        tags=version_tags(task.version, SEGMENTS_CODE_VERSION, (names.embedding_tasks, task.version, task.storage_id)),
+    )
+    return event, findings

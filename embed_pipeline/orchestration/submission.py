@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from embed_pipeline.orchestration.creation import Creation
+from embed_pipeline.orchestration.dataset_witness import DatasetWitness, with_witnessed
 from embed_pipeline.orchestration.day_budget import read_day_budget
 from embed_pipeline.orchestration.knowledge import gather_knowledge
 from embed_pipeline.orchestration.ledger import Ledger
@@ -28,6 +29,7 @@ from embed_pipeline.orchestration.open_submissions import open_submission, settl
 from embed_pipeline.orchestration.policy import PipelinePolicy
 from embed_pipeline.orchestration.preparation import Part, Preparation
 from embed_pipeline.orchestration.records import TaskRecord
+from embed_pipeline.orchestration.results import result_event, result_in_the_dataset
 from embed_pipeline.orchestration.settings import EmbeddingSettings
 from embed_pipeline.orchestration.sources import Delivery, without_query
 from embed_pipeline.orchestration.submission_events import SubmissionEvents
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from embed_pipeline.client import EmbedClient, RetryLaterError, TasksCreateResponse
+    from embed_pipeline.dataset import EmbeddingDataset
     from embed_pipeline.media import MediaLibrary
 
 # A turn begins nothing new after this; long enough that what it costs to take one does not show.
@@ -59,6 +62,7 @@ class Submission:
         instance: The Dagster instance, for the runs that did not settle.
         turn: The right to create tasks, which one run at a time has.
         library: Where the media files are.
+        dataset: Where segments are written.
         client: The platform.
         settings: What the files are embedded with.
         policy: The team's choices.
@@ -80,6 +84,7 @@ class Submission:
     instance: dg.DagsterInstance
     turn: Callable[[], AbstractContextManager[None]]
     library: MediaLibrary
+    dataset: EmbeddingDataset
     client: EmbedClient
     settings: EmbeddingSettings
     policy: PipelinePolicy
@@ -110,6 +115,9 @@ class Submission:
             on_problem=self._events.problem,
             hindrances=self._events.hindrances,
             log=self.log,
+            witness=None
+            if self.force
+            else DatasetWitness(self.dataset, self.ledger, self.settings, self.platform, self.concurrency),
         )
         self._creation = Creation(
             client=self.client,
@@ -198,7 +206,7 @@ class Submission:
             policy = policy.model_copy(update={"max_minutes_per_run": max(per_run - self._events.report.minutes, 0.0)})
         return plan_submissions(
             list(part.candidates.values()),
-            view.known,
+            with_witnessed(view.known, part.witnessed.values()),
             policy,
             now=view.now,
             force=self.force,
@@ -241,17 +249,19 @@ class Submission:
         key = decision.candidate.key
         match decision.action:
             case Action.REATTACH if decision.task is not None:
-                self._events.task(
-                    replace(
-                        decision.task,
-                        media=key,
-                        how="re-attached",
-                        settings=self.settings,
-                        media_uri=without_query(part.files[key].uri),
-                        root_run_id=self.root_run_id,
-                        storage_id=None,
-                    )
+                task = replace(
+                    decision.task,
+                    media=key,
+                    how="re-attached",
+                    settings=self.settings,
+                    media_uri=without_query(part.files[key].uri),
+                    root_run_id=self.root_run_id,
+                    storage_id=None,
                 )
+                self._events.task(task)
+                witnessed = part.witnessed.get(key)
+                if witnessed is not None and witnessed.version == task.version:
+                    self._tell_of_segments(task, witnessed.media)
             case Action.HOLD:
                 self._events.report.held[key] = decision.reason
             case Action.REFUSE:
@@ -259,6 +269,16 @@ class Submission:
             case _:
                 return
         del part.candidates[key]
+
+    def _tell_of_segments(self, task: TaskRecord, name: str) -> None:
+        """Tell anew of segments that the dataset has, and no event: the file is embedded, and nothing is fetched."""
+        result = result_in_the_dataset(task, self.dataset, [name])
+        if result is None:
+            return  # they went meanwhile; the sensor asks the platform for them
+        told = replace(task, storage_id=self.ledger.task_event_ids([task.media]).get(task.media))
+        event, _ = result_event(self.names, told, result, self.settings, pictures=self.policy.pictures)
+        self.log_event(event)
+        self.log(f"{task.media}: the dataset has what task {task.task_id} made of it, so it is not paid for again.")
 
     def _adopt(self, part: Part, decisions: list[Decision], now: datetime) -> list[Decision]:
         """Take over what runs that died have created, before anything new is."""

@@ -59,6 +59,7 @@ def submit_media(
                 on_wait=context.log.info,
             ),
             library=blueprint.library_resource(context.resources).library(),
+            dataset=blueprint.dataset(context.resources),
             client=client,
             settings=blueprint.settings,
             policy=blueprint.policy,

@@ -14,6 +14,7 @@ import pytest
 from embed_pipeline.client import EmbedClient
 from embed_pipeline.emulator import Emulator, EmulatorSettings
 from embed_pipeline.orchestration import creation, left_behind, submitting
+from embed_pipeline.orchestration.resources import EmbeddingStoreResource
 from embed_pipeline_tests.orchestration.world import World
 
 Log = Callable[[dg.AssetMaterialization | dg.AssetObservation], None]
@@ -108,6 +109,7 @@ def test_a_task_of_another_pipeline_is_not_adopted(world: World) -> None:
     settings = world.blueprint.settings
     other = world.varied(
         name="fine",
+        store=EmbeddingStoreResource(root=str(world.root / "fine")),
         settings=settings.model_copy(
             update={"audio_segmentation": settings.audio_segmentation.model_copy(update={"seconds": 2})}
         ),
