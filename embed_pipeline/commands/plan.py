@@ -42,6 +42,7 @@ def run_plan(place: Place, as_json: bool, console: Console) -> int:
             settings=blueprint.settings,
             policy=blueprint.policy,
             client=blueprint.client,
+            dataset=blueprint.store.dataset(),
             now=datetime.now(UTC),
         )
     if as_json:
@@ -72,8 +73,9 @@ def _show(plan: SpendingPlan, console: Console) -> None:
     for reason, count in plan.left_out.items():
         table.add_row(f"left out: {reason}", str(count), "", *([""] if plan.price_per_minute else []), style="dim")
     console.print(table)
-    troubled = {Prospect.TOO_SHORT, Prospect.TOO_LONG, Prospect.UNREADABLE, Prospect.FAILED, Prospect.WAITING}
-    listed = [file for file in plan.files if file.prospect in troubled]
+    told = {Prospect.TOO_SHORT, Prospect.TOO_LONG, Prospect.OVER_A_LIMIT}
+    told |= {Prospect.UNREADABLE, Prospect.FAILED, Prospect.WAITING}
+    listed = [file for file in plan.files if file.prospect in told]
     for file in listed[:_LISTED]:
         name = escape(decode_partition_key(file.media))
         console.print(f"  [yellow]{file.prospect.value}[/] {name}: {escape(file.reason)}", highlight=False)

@@ -96,12 +96,16 @@ class Blueprint:
         """The media library among the resources of a run or a tick."""
         return cast("MediaLibraryResource", getattr(resources, self.library_key))
 
+    def store_resource(self, resources: Any) -> EmbeddingStoreResource:
+        """The dataset among the resources of a run or a tick, to be read alone."""
+        return cast("EmbeddingStoreResource", getattr(resources, self.store_key))
+
     def dataset(self, resources: Any) -> EmbeddingDataset:
         """The dataset that the resources of a run or a tick name, to be written to.
 
         Raises:
             DatasetError: It is another pipeline's.
         """
-        dataset = cast("EmbeddingStoreResource", getattr(resources, self.store_key)).dataset()
+        dataset = self.store_resource(resources).dataset()
         dataset.claim(self.name or "")
         return dataset

@@ -150,7 +150,7 @@ def _plan(blueprint: Blueprint) -> dg.JobDefinition:
     @dg.op(
         name=blueprint.names.plain("plan_embedding_tasks"),
         out=dg.Out(NOTHING),
-        required_resource_keys={blueprint.client_key, blueprint.library_key},
+        required_resource_keys={blueprint.client_key, blueprint.library_key, blueprint.store_key},
         description="Tells what a submission would create, cost and take, on the step's output. Spends nothing.",
     )
     def plan(context: dg.OpExecutionContext) -> Iterator[dg.Output[None]]:
@@ -160,6 +160,7 @@ def _plan(blueprint: Blueprint) -> dg.JobDefinition:
             settings=blueprint.settings,
             policy=blueprint.policy,
             client=blueprint.client_resource(context.resources),
+            dataset=blueprint.store_resource(context.resources).dataset(),
             now=datetime.now(UTC),
         )
         context.log.info(f"{told.headline} {told.pace}")

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from embed_pipeline.errors import MediaError
+from embed_pipeline.errors import DatasetError, MediaError
+from embed_pipeline.orchestration.dataset_witness import DatasetWitness, with_witnessed
 from embed_pipeline.orchestration.day_budget import read_day_budget
 from embed_pipeline.orchestration.knowledge import gather_knowledge
 from embed_pipeline.orchestration.ledger import Ledger
@@ -21,9 +22,17 @@ from embed_pipeline.orchestration.policy import PipelinePolicy
 from embed_pipeline.orchestration.records import TaskRecord
 from embed_pipeline.orchestration.resources import EmbedClientResource
 from embed_pipeline.orchestration.settings import EmbeddingSettings
-from embed_pipeline.orchestration.submission_plan import Action, Candidate, Decision, Known, plan_submissions
+from embed_pipeline.orchestration.submission_plan import (
+    Action,
+    Candidate,
+    Decision,
+    Known,
+    over_a_limit,
+    plan_submissions,
+)
 
 if TYPE_CHECKING:
+    from embed_pipeline.dataset import EmbeddingDataset
     from embed_pipeline.media import MediaFile, MediaLibrary
 
 _SHOWN_IN_UI = 500
@@ -42,6 +51,7 @@ class Prospect(Enum):
     FAILED = "failed"
     TOO_SHORT = "too short"
     TOO_LONG = "too long"
+    OVER_A_LIMIT = "over a limit"
     UNREADABLE = "unreadable"
 
 
@@ -101,6 +111,7 @@ class SpendingPlan:
         price_per_minute: What a media minute costs; any currency.
         minutes_left_today: Media minutes that max_minutes_per_day still allows; None for no limit.
         limits: The limits that spread the submission over time.
+        max_minutes_per_run: Media minutes that one run submits, at the most; None for no limit.
     """
 
     files: Sequence[PlannedFile]
@@ -108,6 +119,7 @@ class SpendingPlan:
     price_per_minute: float = 0.0
     minutes_left_today: float | None = None
     limits: Sequence[SpendingLimit] = ()
+    max_minutes_per_run: float | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -143,6 +155,13 @@ class SpendingPlan:
         )
 
     @property
+    def least_runs(self) -> int:
+        """The runs that it takes at the least: what one leaves over max_minutes_per_run, the next one submits."""
+        if self.max_minutes_per_run is None:
+            return min(len(self.created), 1)
+        return math.ceil(self.minutes / self.max_minutes_per_run)
+
+    @property
     def headline(self) -> str:
         """The plan in one sentence."""
         cost = f", about {self.cost:.2f} at {self.price_per_minute:g} a minute" if self.price_per_minute else ""
@@ -151,12 +170,15 @@ class SpendingPlan:
     @property
     def pace(self) -> str:
         """How long the limits spread it, in one sentence."""
+        runs = ""
+        if self.max_minutes_per_run is not None and self.least_runs > 1:
+            runs = f" It takes at least {self.least_runs} runs, at max_minutes_per_run ({self.max_minutes_per_run:g})."
         if self.slowest_limit is None:
-            return "No limits are configured, so the time it takes is the platform's."
+            return runs.strip() or "No limits are configured, so the time it takes is the platform's."
         limit, seconds = self.slowest_limit
         if not seconds:
-            return "All of it fits within the configured limits at once."
-        return f"Under {limit.name} ({limit.amount:g}) submitting takes at least {in_hours(seconds)}."
+            return runs.strip() or "All of it fits within the configured limits at once."
+        return f"Under {limit.name} ({limit.amount:g}) submitting takes at least {in_hours(seconds)}.{runs}"
 
     def as_json(self) -> dict[str, Any]:
         """The plan as JSON takes it."""
@@ -169,6 +191,7 @@ class SpendingPlan:
             "minutes_left_today": self.minutes_left_today,
             "least_submission_sec": None if limit is None else limit[1],
             "slowest_limit": None if limit is None else limit[0].name,
+            "least_runs": self.least_runs,
             "counts": self.counts,
             "left_out": dict(self.left_out),
             "files": [file.as_json() for file in self.files],
@@ -221,11 +244,14 @@ def prospect_of(decision: Decision, known: Known, own: Collection[TaskRecord], p
         decision: The decision.
         known: What it was decided on.
         own: The tasks that served this partition key so far.
-        policy: The team's choices; its bounds of duration tell a short file from a long one.
+        policy: The team's choices; its bounds of duration tell a short file from a long one, and its limits one that
+            no run has room for.
     """
     candidate = decision.candidate
     match decision.action:
         case Action.SUBMIT:
+            if over_a_limit(candidate.minutes, policy):
+                return Prospect.OVER_A_LIMIT
             contents = {(record.fingerprint, record.settings_digest) for record in own}
             if (candidate.fingerprint, candidate.settings_digest) in contents or decision.attempt > 1:
                 return Prospect.RETRY
@@ -264,6 +290,7 @@ def make_plan(
     settings: EmbeddingSettings,
     policy: PipelinePolicy,
     client: EmbedClientResource,
+    dataset: EmbeddingDataset,
     now: datetime,
 ) -> SpendingPlan:
     """Plan the submission of a whole library; creates nothing and writes nothing.
@@ -274,6 +301,7 @@ def make_plan(
         settings: What they would be embedded with.
         policy: The team's choices.
         client: The platform that would be submitted to, with its limits; it is not asked anything.
+        dataset: Where segments are written; what it has is not paid for again, whatever the event log says.
         now: The time of planning.
 
     Raises:
@@ -290,17 +318,38 @@ def make_plan(
     # The limits tell how long it takes, not what is in the plan.
     unlimited = policy.model_copy(update={"max_minutes_per_run": None, "max_minutes_per_day": None})
 
-    def decide() -> list[Decision]:
-        return plan_submissions(list(candidates.values()), known, unlimited, now=now)
+    witness = DatasetWitness(dataset, ledger, settings, client.platform, client.concurrency)
+    witnessed: dict[str, TaskRecord] = {}
+    looked_for: set[Candidate] = set()
 
-    creating = [files[decision.candidate.key] for decision in decide() if decision.action is Action.SUBMIT]
-    for key, outcome in _measure(creating, candidates, library, settings, client.concurrency):
-        if isinstance(outcome, MediaError):
-            unreadable[key] = str(outcome)
-            del candidates[key]
-        else:
-            candidates[key] = outcome
-    planned = _planned(decide(), known, policy)
+    def decide() -> list[Decision]:
+        found = with_witnessed(known, witnessed.values())
+        return plan_submissions(list(candidates.values()), found, unlimited, now=now)
+
+    # What a file really holds may tell it apart from what it was taken for, and then it is looked for as that.
+    while creating := [
+        decision.candidate
+        for decision in decide()
+        if decision.action is Action.SUBMIT and decision.candidate not in looked_for
+    ]:
+        for candidate, task in witness.look(creating):
+            looked_for.add(candidate)
+            if isinstance(task, DatasetError):
+                unreadable[candidate.key] = str(task)
+                del candidates[candidate.key]
+            elif task is not None:
+                witnessed[candidate.key] = task
+        paid = {decision.candidate.key for decision in decide() if decision.action is Action.SUBMIT}
+        opened = [files[one.key] for one in creating if one.key in paid and one.minutes is None]
+        for key, outcome in _measure(opened, candidates, library, settings, client.concurrency):
+            if isinstance(outcome, MediaError):
+                unreadable[key] = str(outcome)
+                del candidates[key]
+            else:
+                if outcome.settings_digest == candidates[key].settings_digest:
+                    looked_for.add(outcome)
+                candidates[key] = outcome
+    planned = _planned(decide(), with_witnessed(known, witnessed.values()), policy)
     for key, words in unreadable.items():
         planned[key] = PlannedFile(key, Prospect.UNREADABLE, None, words)
     return SpendingPlan(
@@ -309,6 +358,7 @@ def make_plan(
         price_per_minute=policy.price_per_minute,
         minutes_left_today=read_day_budget(ledger, policy, now).left,
         limits=spending_limits(client, policy),
+        max_minutes_per_run=policy.max_minutes_per_run,
     )
 
 
@@ -330,12 +380,10 @@ def _planned(decisions: Iterable[Decision], known: Known, policy: PipelinePolicy
     own: dict[str, list[TaskRecord]] = {}
     for record in known.records:
         own.setdefault(record.media, []).append(record)
-    return {
-        decision.candidate.key: PlannedFile(
-            decision.candidate.key,
-            prospect_of(decision, known, own.get(decision.candidate.key, []), policy),
-            decision.candidate.minutes,
-            decision.reason,
-        )
-        for decision in decisions
-    }
+    planned = {}
+    for decision in decisions:
+        candidate = decision.candidate
+        prospect = prospect_of(decision, known, own.get(candidate.key, []), policy)
+        limit = over_a_limit(candidate.minutes, policy) if prospect is Prospect.OVER_A_LIMIT else None
+        planned[candidate.key] = PlannedFile(candidate.key, prospect, candidate.minutes, limit or decision.reason)
+    return planned

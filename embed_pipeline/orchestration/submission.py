@@ -201,16 +201,14 @@ class Submission:
         return _View(now, known, read_day_budget(self.ledger, self.policy, now).left)
 
     def _decide(self, part: Part, view: _View) -> list[Decision]:
-        policy, per_run = self.policy, self.policy.max_minutes_per_run
-        if per_run is not None:
-            policy = policy.model_copy(update={"max_minutes_per_run": max(per_run - self._events.report.minutes, 0.0)})
         return plan_submissions(
             list(part.candidates.values()),
             with_witnessed(view.known, part.witnessed.values()),
-            policy,
+            self.policy,
             now=view.now,
             force=self.force,
             retry_failed=self.retry_failed,
+            minutes_spent_in_run=self._events.report.minutes,
             minutes_left_today=view.minutes_left_today,
         )
 
@@ -227,9 +225,7 @@ class Submission:
         self._events.media_event_ids.update(self.ledger.media_event_ids(list(part.candidates)))
         for key, candidate in list(part.candidates.items()):
             if told.get(key) != candidate.fingerprint:
-                self._events.report.held[key] = (
-                    "its content changed while it waited for its turn; it is submitted later"
-                )
+                self._events.report.held[key] = "its content changed while it waited for its turn"
                 del part.candidates[key]
 
     def _reattach_what_is_gone(self, part: Part) -> None:

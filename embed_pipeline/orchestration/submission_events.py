@@ -107,7 +107,7 @@ class SubmissionEvents:
     def limit(self, limit: RetryLaterError) -> None:
         """Tell that a limit keeps every further file for later."""
         until = f" until {limit.retry_at:%d %b %H:%M} UTC" if limit.retry_at else ""
-        self.limit_reached = f"{limit.reason.rstrip('.') or limit.message}{until}; it is submitted later"
+        self.limit_reached = f"{limit.reason.rstrip('.') or limit.message}{until}"
 
     def problem(self, key: str, error: Exception, fingerprint: str | None) -> None:
         """Tell what kept a file from its task, and judge whether it keeps those after it from theirs.

@@ -100,6 +100,7 @@ def plan_submissions(
     now: datetime,
     force: bool = False,
     retry_failed: bool = False,
+    minutes_spent_in_run: float = 0.0,
     minutes_left_today: float | None = None,
 ) -> list[Decision]:
     """Decide what is done with each candidate, in their order.
@@ -111,11 +112,13 @@ def plan_submissions(
         now: The time of the decision.
         force: Submit even what a task serves already.
         retry_failed: Submit again what failed or expired for good.
+        minutes_spent_in_run: Media minutes that the same run has submitted before.
         minutes_left_today: Media minutes that may still be submitted today; None for no limit.
     """
     decisions: list[Decision] = []
     submitted: dict[tuple[str, str], str] = {}
-    budget = _Budget(policy.max_minutes_per_run, minutes_left_today)
+    per_run = policy.max_minutes_per_run
+    budget = _Budget(None if per_run is None else max(per_run - minutes_spent_in_run, 0.0), minutes_left_today)
     by_content: dict[tuple[str, str], list[TaskRecord]] = {}
     for record in sorted(known.records, key=lambda record: record.storage_id or 0, reverse=True):
         if record.platform == known.platform:
@@ -209,9 +212,25 @@ def _within_limits(decision: Decision, policy: PipelinePolicy, budget: _Budget) 
                     f"too long: {seconds / 60:.0f} min; the platform takes {policy.max_duration_sec / 60:g} min at most"
                 ),
             )
-        if reached := budget.spend(minutes):
+        if reached := over_a_limit(minutes, policy) or budget.spend(minutes):
             return replace(decision, action=Action.HOLD, reason=reached)
     return decision
+
+
+def over_a_limit(minutes: float | None, policy: PipelinePolicy) -> str | None:
+    """Which limit a media file is longer than, so that no run and no day ever has room for it; None for none.
+
+    Args:
+        minutes: Minutes of it that would be embedded; None where its length is not known.
+        policy: The team's choices.
+    """
+    for name, limit in (
+        ("max_minutes_per_run", policy.max_minutes_per_run),
+        ("max_minutes_per_day", policy.max_minutes_per_day),
+    ):
+        if minutes is not None and limit is not None and minutes > limit:
+            return f"longer than {name} ({limit:g}) allows at all; raise it, or the file is never submitted"
+    return None
 
 
 class _Budget:
@@ -225,7 +244,7 @@ class _Budget:
         for name, left in self._left.items():
             if left is not None and minutes > left:
                 # The same words for every file that it keeps waiting, so that they can be told as one.
-                return f"{name} is reached: {max(left, 0.0):.1f} min are left, too few for it; it is submitted later"
+                return f"{name} is reached: {max(left, 0.0):.1f} min are left, too few for it"
         self._left = {name: None if left is None else left - minutes for name, left in self._left.items()}
         return None
 

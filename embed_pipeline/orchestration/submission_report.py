@@ -32,6 +32,12 @@ class SubmissionReport:
     settled: bool = True
     traffic: ClientStats | None = None
 
+    def give_up_held(self) -> None:
+        """Count what was left for later as failed: what a person asked for by hand, nobody else asks for again."""
+        for key, reason in self.held.items():
+            self.failed[key] = f"{reason}. Nothing was created; ask for it again when there is room."
+        self.held.clear()
+
     def count(self, how: str) -> int:
         """How many tasks came about in this way: created, re-attached or adopted."""
         return sum(record.how == how for record in self.tasks.values())

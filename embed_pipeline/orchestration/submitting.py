@@ -75,6 +75,8 @@ def submit_media(
             force=force,
             retry_failed=retry_failed,
         ).run(keys)
+    if (force or retry_failed) and not report.stopped:
+        report.give_up_held()
     if report.traffic is not None:
         context.log.info(traffic_in_words(report.traffic))
     if report.held:

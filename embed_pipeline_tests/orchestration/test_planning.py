@@ -22,6 +22,7 @@ def plan_of(world: World) -> SpendingPlan:
         settings=blueprint.settings,
         policy=blueprint.policy,
         client=blueprint.client,
+        dataset=blueprint.store.dataset(),
         now=datetime.now(UTC),
     )
 
@@ -163,3 +164,28 @@ def test_a_file_whose_length_is_not_known_yet_waits_for_a_later_tick() -> None:
 
     assert chosen.keys == ("a",)
     assert chosen.too_long == ()
+
+
+def test_a_file_that_no_run_has_room_for_is_named_and_not_counted(world: World) -> None:
+    limited = world.varied(submit_automatically=False, max_minutes_per_run=0.1)
+    limited.add("a.wav", "b.wav")
+    limited.add("long.wav", seconds=9)
+    limited.discover()
+
+    plan = plan_of(limited)
+
+    assert prospects(limited) == {"a.wav": "new", "b.wav": "new", "long.wav": "over a limit"}
+    assert "longer than max_minutes_per_run (0.1) allows at all" in plan.files[2].reason
+    assert plan.headline.startswith("2 tasks would be created for 0.2 media minutes")
+    assert "at least 2 runs, at max_minutes_per_run (0.1)" in plan.pace
+
+
+def test_what_the_dataset_has_is_planned_for_nothing(world: World) -> None:
+    world.add("a.wav")
+    world.settle()
+    names = world.blueprint.names
+    world.instance.wipe_assets([names.embedding_tasks, names.segment_embeddings])
+    world.add("b.wav")
+
+    assert prospects(world) == {"a.wav": "unchanged", "b.wav": "new"}
+    assert plan_of(world).minutes == pytest.approx(5 / 60)

@@ -223,6 +223,33 @@ def test_the_minutes_of_a_run_count_over_all_its_parts(world: World) -> None:
     assert sum(world.created().values()) == 4
 
 
+@pytest.mark.parametrize("job", ["retry_failed_embeddings", "force_new_task"])
+def test_what_was_asked_for_by_hand_and_had_no_room_is_no_success(world: World, job: str) -> None:
+    world.add("bad.wav", "good.wav")
+    world.faults({"kind": "fail", "message": "invalid", "match": "bad.wav"})
+    world.settle()
+    limited = world.varied(submit_automatically=False, max_minutes_per_day=0.2)  # and 10 s are spent
+
+    result = run_job(limited, job, media=["bad.wav"])
+
+    assert not result.success
+    assert "max_minutes_per_day is reached" in limited.words(result)
+    assert "ask for it again when there is room" in limited.words(result)
+    assert world.created() == {"bad.wav": 1, "good.wav": 1}
+
+
+def test_a_file_that_no_run_has_room_for_is_told_by_run_and_status(world: World) -> None:
+    limited = world.varied(submit_automatically=False, max_minutes_per_run=0.1)
+    limited.add("a.wav")
+    limited.add("long.wav", seconds=9)
+    limited.discover()
+
+    assert run_job(limited, "submit_new_media").success, "the others are not held up by it"
+
+    assert limited.created() == {"a.wav": 1}
+    assert "longer than max_minutes_per_run (0.1) allows at all" in limited.statuses()["long.wav"].reason
+
+
 def test_tasks_of_other_settings_are_submitted_by_hand_too(world: World) -> None:
     world.add("one.wav", "two.wav")
     world.settle()
