@@ -4,9 +4,11 @@
 
 A daemon, a code server and run processes of their own work on a folder of small sound files against the emulator. Run
 processes are killed with SIGKILL while they start, wait, create tasks, fetch results and write; the daemon with its
-sensors is killed now and then as well. Whenever all files are done before the kills are, some of them get other content
-or a copy under another name. Afterwards everything is compared with the emulator's journal, which the killing cannot
-touch. Ends with 0 if every promise was kept.
+sensors is killed now and then as well, and so is everything at once, as a machine dies, so that nobody is left to tell
+of the runs. After every other of these deaths the system does not know its processes by name, as on another machine,
+and only their signs of life tell which runs are dead. Whenever all files are done before the kills are, some of them
+get other content or a copy under another name. Afterwards everything is compared with the emulator's journal, which the
+killing cannot touch. Ends with 0 if every promise was kept.
 """
 
 from __future__ import annotations
@@ -37,12 +39,16 @@ from embed_pipeline.orchestration.status import read_statuses
 
 _DEFINITIONS = """
 import os
+from pathlib import Path
+from embed_pipeline.orchestration import processes
 from embed_pipeline.orchestration.blueprint import Blueprint
 from embed_pipeline.orchestration.pipeline import build_definitions
 from embed_pipeline.orchestration.policy import PipelinePolicy
 from embed_pipeline.orchestration.resources import EmbedClientResource, EmbeddingStoreResource, MediaLibraryResource
 
 root = os.environ["CRASH_TEST_ROOT"]
+if os.environ.get("CRASH_TEST_NAMELESS"):
+    processes._PROC = Path("/nowhere")
 defs = build_definitions(
     Blueprint(
         client=EmbedClientResource(base_url=os.environ["CRASH_TEST_URL"], concurrency=2),
@@ -55,6 +61,7 @@ defs = build_definitions(
             sensor_interval_sec=5,
             collect_wait_sec=0.0,
             retry_backoff_sec=0.0,
+            dead_after_sec=10.0,
         ),
     )
 )
@@ -65,6 +72,7 @@ telemetry:
 run_monitoring:
   enabled: true
   poll_interval_seconds: 2
+  start_timeout_seconds: 90
   free_slots_after_run_end_seconds: 1
 run_queue:
   dequeue_interval_seconds: 1
@@ -129,13 +137,14 @@ class Stack:
     environment: dict[str, str]
     process: subprocess.Popen[bytes] | None = None
     pids: dict[str, int] = field(default_factory=dict)
+    nameless: bool = False
 
     def start(self) -> None:
         """Start the daemon; its code server and the runs are its children."""
         log = (self.root / "daemon.log").open("ab")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "dagster._daemon", "run", "-f", str(self.root / "crash_definitions.py")],
-            env=self.environment,
+            env={**self.environment, **({"CRASH_TEST_NAMELESS": "1"} if self.nameless else {})},
             stdout=log,
             stderr=log,
             cwd=self.root,
@@ -143,10 +152,21 @@ class Stack:
         )
 
     def kill_daemon(self) -> None:
-        """End the daemon as a machine that loses power does; its code server and runs notice, or not."""
+        """End the daemon alone; its code server and runs notice, or not."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
+
+    def kill_everything(self) -> int:
+        """End all processes as a machine that loses power does; how many of them executed runs."""
+        assert self.process is not None
+        runs = self.run_processes()
+        # Those that would tell of a run's death go first.
+        for pid in sorted(_own_processes(str(self.root)), key=lambda pid: pid in runs):
+            _signal(pid, signal.SIGKILL)
+        self.process.wait()
+        self.nameless = not self.nameless
+        return len(runs)
 
     def stop(self) -> None:
         """End everything that was started, whichever daemon started it."""
@@ -212,6 +232,7 @@ class Kills:
     chance: random.Random
     done: int = 0
     daemons: int = 0
+    machines: int = 0
     while_creating: int = 0
     doomed: dict[int, float] = field(default_factory=dict)
     executing: set[int] = field(default_factory=set)
@@ -238,6 +259,11 @@ class Kills:
                 self.while_creating += created > seen
                 if self.done % 10 == 0:
                     _say(f"{self.done} runs killed, {created} create requests seen")
+                if self.done % 12 == 3:
+                    self.done += stack.kill_everything()
+                    self.machines += 1
+                    stack.start()
+                    break
                 if self.done % 40 == 0:
                     stack.kill_daemon()
                     self.daemons += 1
@@ -248,6 +274,16 @@ class Kills:
 
 def _say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+
+def _taken_for_dead(instance: dg.DagsterInstance) -> dict[str, int]:
+    """Runs that the pipeline itself ended, by what it knew them to be dead from."""
+    found = Counter[str]()
+    for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED])):
+        for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.RUN_FAILURE):
+            if "taken for dead" in (words := entry.get_dagster_event().message or ""):
+                found["process gone" if "process is gone" in words else "no sign of life"] += 1
+    return dict(found)
 
 
 def _states(instance: dg.DagsterInstance) -> Counter[str]:
@@ -359,6 +395,8 @@ def crash_test(kills: int, files: int, seed: int, root: Path, longest_sec: float
             "kills": doom.done,
             "of_them_within_0.1_s_of_a_create": doom.while_creating,
             "daemon_kills": doom.daemons,
+            "kills_of_everything": doom.machines,
+            "runs_taken_for_dead": _taken_for_dead(instance),
             "files": len(library.contents),
             "rounds_of_changes": changes,
             "contents": library.distinct(),

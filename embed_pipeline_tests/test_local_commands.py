@@ -11,12 +11,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import dagster as dg
+import httpx
 import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
 from embed_pipeline import cli
 from embed_pipeline.commands.emulator_process import emulator_process, running_emulator
+from embed_pipeline.commands.interrupting import interrupted_in_order
 from embed_pipeline.commands.opening import find_place
 from embed_pipeline.commands.platform import configured_platform
 from embed_pipeline.commands.status import status_table
@@ -200,6 +203,57 @@ def test_an_error_that_looks_like_markup_is_shown_as_it_is(
         cli.main()
 
     assert "[eng] [/red]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_supervisor_and_a_closed_terminal_end_a_command_as_ctrl_c_does(name: str) -> None:
+    before = signal.getsignal(signal.Signals[name])
+    with pytest.raises(KeyboardInterrupt), interrupted_in_order():
+        signal.raise_signal(signal.Signals[name])
+    assert signal.getsignal(signal.Signals[name]) is before
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interrupted_in_order():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.slow
+def test_a_demo_goes_on_where_one_that_was_killed_left_off(tmp_path: Path, media: Path) -> None:
+    place = Workplace.for_library(tmp_path / "home", media)
+    with emulator_process(state=place.emulator_state, media_root=media, engine="instant") as address:
+        faults = [{"kind": "latency", "on": "create", "seconds": 5.0}]
+        httpx.put(httpx.URL(address).join("/_emulator/faults"), json={"faults": faults}).raise_for_status()
+        command = [
+            sys.executable,
+            "-m",
+            "embed_pipeline.cli",
+            "demo",
+            "--home",
+            str(tmp_path / "home"),
+            "--media",
+            media,
+        ]
+        with dg.DagsterInstance.from_config(str(place.dagster_home())) as instance:
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])
+            deadline = time.monotonic() + 60
+            while not instance.get_runs(started):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            process.kill()
+            process.wait()
+            assert instance.get_runs(started)
+            httpx.put(httpx.URL(address).join("/_emulator/faults"), json={"faults": []}).raise_for_status()
+
+            result = run("demo", "--home", tmp_path / "home", "--media", media)
+
+            assert result.exit_code == 0, result.output
+            assert not instance.get_runs(started)
 
 
 @pytest.mark.slow

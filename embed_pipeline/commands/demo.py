@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from embed_pipeline.commands.interrupting import interrupted_by_sigterm
+from embed_pipeline.commands.interrupting import interrupted_in_order
 from embed_pipeline.commands.opening import Place, opened
 from embed_pipeline.commands.platform import platform_of, require_answer
 from embed_pipeline.commands.status import status_table
@@ -54,7 +54,7 @@ def run_demo(place: Place, console: Console) -> int:
         raise ConfigurationError(
             f"There are no media files in {workplace.location}{_left_out(listing)}: nothing to do."
         )
-    with interrupted_by_sigterm(), platform_of(place, console) as (complete, _):
+    with interrupted_in_order(), platform_of(place, console) as (complete, _):
         workplace.dagster_home()
         return _embed(complete, console)
 
@@ -168,13 +168,23 @@ def _drive(blueprint: Blueprint, instance: dg.DagsterInstance, console: Console)
             moved, before = states != before, states
             trouble = _trouble(discovered, collected)
             words, silent = trouble or words, 0 if moved or not trouble else silent + 1
-            if silent >= _SILENCE or (unsubmitted and not waiting and (trouble or not moved)):
+            if silent >= _SILENCE or (
+                unsubmitted and not waiting and (trouble or not (moved or _others_are_at_work(blueprint, instance)))
+            ):
                 driver.refresh_table()
                 return (
                     words or f"{unsubmitted} media files were not submitted: {discovered.message or 'no reason given'}"
                 )
             time.sleep(_LOOK_AGAIN_SEC)
     return f"The demo was not done after {_LONGEST_SEC / 60:.0f} minutes. {words or 'Run it again to go on.'}"
+
+
+def _others_are_at_work(blueprint: Blueprint, instance: dg.DagsterInstance) -> bool:
+    """Whether another process runs a job of this pipeline; a dead one is noticed after a while, and ended."""
+    import dagster as dg
+
+    running = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+    return any(run.job_name in blueprint.names.jobs for run in instance.get_runs(dg.RunsFilter(statuses=running)))
 
 
 def _has_seen_all(discovered: Tick) -> bool:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from embed_pipeline.commands.demo import listed, prepared
-from embed_pipeline.commands.interrupting import interrupted_by_sigterm
+from embed_pipeline.commands.interrupting import interrupted_in_order
 from embed_pipeline.commands.opening import Place
 from embed_pipeline.commands.platform import platform_of
 from embed_pipeline.errors import ConfigurationError
@@ -46,7 +46,7 @@ def run_dev(place: Place, port: int, console: Console) -> int:
         console.print(watching + (": drop a file there, or replace one." if workplace.folder else "."), soft_wrap=True)
         console.print(f"Dagster's UI: [bold]http://127.0.0.1:{port}[/]")
         command = [sys.executable, "-m", "dagster", "dev", "-m", "embed_pipeline.definitions"]
-        with interrupted_by_sigterm():
+        with interrupted_in_order():
             # Our own interpreter with our own arguments; no shell. A session of its own lets us end it in order, with
             # every process it started, whoever interrupts us and however.
             process = subprocess.Popen(  # noqa: S603

@@ -1,4 +1,4 @@
-"""How a local command ends: SIGTERM, as a supervisor sends it, in the same order as Ctrl+C."""
+"""How a local command ends: when a supervisor ends it or its terminal is closed, in the same order as with Ctrl+C."""
 
 from __future__ import annotations
 
@@ -8,14 +8,21 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def interrupted_by_sigterm() -> Iterator[None]:
-    """Within the block SIGTERM raises KeyboardInterrupt, so that what was started is ended."""
+def interrupted_in_order() -> Iterator[None]:
+    """Within the block SIGTERM and SIGHUP raise KeyboardInterrupt, so that what was started is ended.
+
+    A signal that is ignored, as SIGHUP under ``nohup``, stays ignored.
+    """
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {one: signal.getsignal(one) for one in signals if signal.getsignal(one) is not signal.SIG_IGN}
+    for one in before:
+        signal.signal(one, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)

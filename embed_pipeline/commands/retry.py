@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
+from embed_pipeline.commands.interrupting import interrupted_in_order
 from embed_pipeline.commands.opening import Place, opened
 from embed_pipeline.commands.platform import platform_of
 from embed_pipeline.commands.status import status_table
@@ -42,7 +43,11 @@ def run_retry(place: Place, named: Sequence[str], wait: bool | None, console: Co
     """
     place.require_instance()
     keys = _chosen(place, named)
-    with platform_of(place, console) as (complete, ends_with_us), opened(complete) as (blueprint, instance):
+    with (
+        interrupted_in_order(),
+        platform_of(place, console) as (complete, ends_with_us),
+        opened(complete) as (blueprint, instance),
+    ):
         from embed_pipeline.orchestration.driver import Driver, failure_in_words
         from embed_pipeline.orchestration.ledger import Ledger
         from embed_pipeline.orchestration.pipeline import build_definitions

@@ -22,6 +22,7 @@ from embed_pipeline.orchestration.events import (
 from embed_pipeline.orchestration.ledger import Ledger
 from embed_pipeline.orchestration.metadata import segment_table_metadata
 from embed_pipeline.orchestration.names import POOL
+from embed_pipeline.orchestration.signs_of_life import signs_of_life
 from embed_pipeline.orchestration.submitting import submission_numbers, submit_media
 from embed_pipeline.orchestration.table import build_embeddings_table
 from embed_pipeline.orchestration.traffic import traffic_in_words, traffic_numbers
@@ -115,7 +116,11 @@ def build_segment_embeddings(blueprint: Blueprint) -> dg.AssetsDefinition:
     def segment_embeddings(context: dg.AssetExecutionContext) -> Iterator[dg.Output[None] | dg.AssetCheckResult]:
         keys, ledger = targeted_partitions(context), Ledger(context.instance, names)
         resource = blueprint.client_resource(context.resources)
-        with failure_in_one_sentence(), resource.client() as client:
+        with (
+            failure_in_one_sentence(),
+            signs_of_life(context.instance, context.run, names, blueprint.policy),
+            resource.client() as client,
+        ):
             report = Collection(
                 names=names,
                 ledger=ledger,

@@ -20,6 +20,7 @@ from embed_pipeline.orchestration.ledger import Ledger
 from embed_pipeline.orchestration.names import PipelineNames
 from embed_pipeline.orchestration.open_submissions import merged, unsettled_runs
 from embed_pipeline.orchestration.readiness import pending_tasks
+from embed_pipeline.orchestration.signs_of_life import signs_of_life
 from embed_pipeline.orchestration.states import MediaState
 from embed_pipeline.orchestration.told_findings import findings_told_after
 from embed_pipeline.orchestration.verdicts import position_of, problems_of, still_wrong, verdict
@@ -120,7 +121,9 @@ def build_task_checks(blueprint: Blueprint) -> dg.AssetChecksDefinition:
     )
     def embedding_task_checks(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         wanted = {key.name for key in context.selected_asset_check_keys}
-        yield from task_check_results(blueprint, context, wanted)
+        with signs_of_life(context.instance, context.run, names, blueprint.policy):
+            results = list(task_check_results(blueprint, context, wanted))
+        yield from results
 
     return embedding_task_checks
 

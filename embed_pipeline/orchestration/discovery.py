@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from embed_pipeline.orchestration.blueprint import Blueprint
+from embed_pipeline.orchestration.dead_runs import DeadRuns
 from embed_pipeline.orchestration.discovery_plan import DiscoveryPlan, plan_discovery
 from embed_pipeline.orchestration.ledger import Ledger
 from embed_pipeline.orchestration.observations import media_materialization, media_observation
@@ -62,6 +63,7 @@ class Discovery:
     def tick(self) -> dg.SensorResult | dg.SkipReason:
         """List, compare, and say what is to be done."""
         names, policy = self._blueprint.names, self._blueprint.policy
+        DeadRuns(self._context.instance, names, policy, self._context.log.warning).end(now=datetime.now(UTC))
         deadline = time.monotonic() + policy.tick_budget_sec
         library = self._blueprint.library_resource(self._context.resources).library()
         listing = library.list()
@@ -161,6 +163,8 @@ def _summary(files: int, plan: DiscoveryPlan, retired: int, wanted: SubmissionRe
         *([f"{retired} retired"] if retired else []),
         *([f"{plan.withheld} kept until every file of the library has been read"] if plan.withheld else []),
         *([f"{plan.left} left for the next tick"] if plan.left else []),
+        *([f"{wanted.due} due for submission"] if wanted.due else []),
+        *([f"{wanted.under_way} of them in runs under way"] if wanted.under_way else []),
         *wanted.notes,
         *([f"{len(wanted.ranges)} runs requested"] if wanted.ranges else []),
         *([f"{wanted.later} wait for their turn"] if wanted.later else []),

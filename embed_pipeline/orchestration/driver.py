@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import dagster as dg
 
 from embed_pipeline.orchestration.names import PipelineNames
+from embed_pipeline.orchestration.signs_of_life import process_tags
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -105,9 +107,12 @@ class Driver:
             ops: The configuration of its steps, by name.
         """
         self._on_run(job_name, tags)
+        run_id = str(uuid4())
         result = self._repository.get_job(job_name).execute_in_process(
             instance=self._instance,
-            tags=tags,
+            run_id=run_id,
+            # From its first moment on it can be told whether its process lives.
+            tags={**tags, **process_tags(run_id, self._names)},
             run_config={**_QUIET, "ops": dict(ops)} if ops else _QUIET,
             raise_on_error=False,
         )

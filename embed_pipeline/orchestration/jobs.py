@@ -6,7 +6,7 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from embed_pipeline.orchestration.blueprint import Blueprint
-from embed_pipeline.orchestration.manual_jobs import build_manual_jobs, submit_new_job_name
+from embed_pipeline.orchestration.manual_jobs import build_manual_jobs
 
 
 def build_jobs(blueprint: Blueprint) -> list[UnresolvedAssetJobDefinition | dg.JobDefinition]:
@@ -39,7 +39,7 @@ def build_daily_embedding_schedule(blueprint: Blueprint) -> dg.ScheduleDefinitio
 
     @dg.schedule(
         name=names.plain("daily_embedding_schedule"),
-        job_name=submit_new_job_name(names),
+        job_name=names.submit_new_job,
         cron_schedule=policy.schedule_cron,
         execution_timezone=policy.schedule_timezone,
         description="Submits every media file that is new, changed, of other settings, or may be tried again.",

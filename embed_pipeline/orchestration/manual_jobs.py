@@ -16,11 +16,12 @@ from embed_pipeline.orchestration.blueprint import Blueprint
 from embed_pipeline.orchestration.due import read_due
 from embed_pipeline.orchestration.events import NOTHING, failure_in_one_sentence
 from embed_pipeline.orchestration.ledger import Ledger
-from embed_pipeline.orchestration.names import POOL, PipelineNames
+from embed_pipeline.orchestration.names import POOL
 from embed_pipeline.orchestration.outdated import excused_from_settings, find_all_outdated
 from embed_pipeline.orchestration.planning import make_plan
 from embed_pipeline.orchestration.retiring import awaited_contents, retire_media
 from embed_pipeline.orchestration.retrying import NothingToRetryError, chosen_for_retry, known_keys
+from embed_pipeline.orchestration.signs_of_life import signs_of_life
 from embed_pipeline.orchestration.states import MediaState
 from embed_pipeline.orchestration.submitting import (
     submission_headline,
@@ -66,11 +67,6 @@ def build_manual_jobs(blueprint: Blueprint) -> list[dg.JobDefinition]:
     ]
 
 
-def submit_new_job_name(names: PipelineNames) -> str:
-    """What the job is called that submits whatever is due."""
-    return names.plain("submit_new_media")
-
-
 def _retry_failed(blueprint: Blueprint) -> dg.JobDefinition:
     names = blueprint.names
 
@@ -100,7 +96,7 @@ def _submit_new(blueprint: Blueprint) -> dg.JobDefinition:
     names = blueprint.names
 
     @dg.op(
-        name=submit_new_job_name(names),
+        name=names.submit_new_job,
         out=dg.Out(NOTHING),
         pool=POOL,
         required_resource_keys={blueprint.client_key, blueprint.library_key, blueprint.store_key},
@@ -109,13 +105,14 @@ def _submit_new(blueprint: Blueprint) -> dg.JobDefinition:
     def submit_new(context: dg.OpExecutionContext) -> Iterator[dg.Output[None]]:
         ledger = Ledger(context.instance, names)
         order = ledger.partitions()
-        outdated = find_all_outdated(
-            context.instance,
-            names,
-            blueprint.task_code_version,
-            ledger.task_event_ids(),
-            excused_from_settings(ledger, order, ledger.media_versions(), blueprint.terms),
-        )
+        with signs_of_life(context.instance, context.run, names, blueprint.policy):
+            outdated = find_all_outdated(
+                context.instance,
+                names,
+                blueprint.task_code_version,
+                ledger.task_event_ids(),
+                excused_from_settings(ledger, order, ledger.media_versions(), blueprint.terms),
+            )
         now, terms = datetime.now(UTC), blueprint.terms
         due = read_due(ledger, order, blueprint.policy, now, terms=terms, outdated=set(outdated))
         context.log.info(f"{len(due)} of {len(order)} media files are due, {len(outdated)} of them of other settings.")
@@ -129,7 +126,7 @@ def _force_new_task(blueprint: Blueprint) -> dg.JobDefinition:
     names = blueprint.names
 
     @dg.op(
-        name=names.plain("force_new_task"),
+        name=names.force_job,
         out=dg.Out(NOTHING),
         pool=POOL,
         required_resource_keys={blueprint.client_key, blueprint.library_key, blueprint.store_key},
@@ -148,21 +145,22 @@ def _force_new_task(blueprint: Blueprint) -> dg.JobDefinition:
 
 def _plan(blueprint: Blueprint) -> dg.JobDefinition:
     @dg.op(
-        name=blueprint.names.plain("plan_embedding_tasks"),
+        name=blueprint.names.plan_job,
         out=dg.Out(NOTHING),
         required_resource_keys={blueprint.client_key, blueprint.library_key, blueprint.store_key},
         description="Tells what a submission would create, cost and take, on the step's output. Spends nothing.",
     )
     def plan(context: dg.OpExecutionContext) -> Iterator[dg.Output[None]]:
-        told = make_plan(
-            ledger=Ledger(context.instance, blueprint.names),
-            library=blueprint.library_resource(context.resources).library(),
-            settings=blueprint.settings,
-            policy=blueprint.policy,
-            client=blueprint.client_resource(context.resources),
-            dataset=blueprint.store_resource(context.resources).dataset(),
-            now=datetime.now(UTC),
-        )
+        with signs_of_life(context.instance, context.run, blueprint.names, blueprint.policy):
+            told = make_plan(
+                ledger=Ledger(context.instance, blueprint.names),
+                library=blueprint.library_resource(context.resources).library(),
+                settings=blueprint.settings,
+                policy=blueprint.policy,
+                client=blueprint.client_resource(context.resources),
+                dataset=blueprint.store_resource(context.resources).dataset(),
+                now=datetime.now(UTC),
+            )
         context.log.info(f"{told.headline} {told.pace}")
         yield dg.Output(None, metadata=told.metadata())
 
@@ -173,7 +171,7 @@ def _retire_vanished(blueprint: Blueprint) -> dg.JobDefinition:
     names = blueprint.names
 
     @dg.op(
-        name=names.plain("retire_vanished_media"),
+        name=names.retire_job,
         out=dg.Out(NOTHING),
         required_resource_keys={blueprint.store_key},
         description="Removes the segments and partitions of media files that are gone from the library.",
@@ -191,7 +189,8 @@ def _retire_vanished(blueprint: Blueprint) -> dg.JobDefinition:
         needed = [key for key in gone if content_of(versions[key]) in awaited]
         for key in needed:
             context.log.info(f"{key} is kept for now: a file with the same content is not embedded yet.")
-        retired = retire_media(context.instance, names, dataset, [key for key in gone if key not in set(needed)])
+        with signs_of_life(context.instance, context.run, names, blueprint.policy):
+            retired = retire_media(context.instance, names, dataset, [key for key in gone if key not in set(needed)])
         for key in retired.keys:
             context.log.info(f"{key} is retired.")
         yield dg.Output(

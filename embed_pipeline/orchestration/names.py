@@ -69,6 +69,53 @@ class PipelineNames:
         return self.plain("retry_failed_embeddings")
 
     @property
+    def submit_new_job(self) -> str:
+        """The job that submits whatever is due."""
+        return self.plain("submit_new_media")
+
+    @property
+    def force_job(self) -> str:
+        """The job that pays for a new task, whatever a media file has."""
+        return self.plain("force_new_task")
+
+    @property
+    def plan_job(self) -> str:
+        """The job that tells what a submission would create."""
+        return self.plain("plan_embedding_tasks")
+
+    @property
+    def retire_job(self) -> str:
+        """The job that removes what vanished."""
+        return self.plain("retire_vanished_media")
+
+    @property
+    def refresh_job(self) -> str:
+        """The job that builds the next snapshot of the table."""
+        return self.plain("refresh_embeddings_table")
+
+    @property
+    def choosing_jobs(self) -> tuple[str, ...]:
+        """The jobs that create tasks for media files which they choose themselves, not by the run's partitions."""
+        return (self.submit_new_job, self.retry_job, self.force_job)
+
+    @property
+    def jobs(self) -> frozenset[str]:
+        """All jobs of the pipeline; each does all of its work in one process."""
+        return frozenset(
+            {self.submit_job, self.collect_job, self.refresh_job, self.plan_job, self.retire_job, *self.choosing_jobs}
+        )
+
+    @property
+    def assets(self) -> frozenset[dg.AssetKey]:
+        """The assets that runs materialize."""
+        return frozenset({self.embedding_tasks, self.segment_embeddings, self.embeddings_table})
+
+    @property
+    def process_tag(self) -> str:
+        """The run tag that names the process which works on a run."""
+        return f"embed_pipeline/{self.plain('process')}"
+
+    @property
     def submission_tag(self) -> str:
         """The run tag that says whether a run which creates tasks has accounted for all of them."""
         return f"embed_pipeline/{self.plain('submission')}"

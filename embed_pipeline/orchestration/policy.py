@@ -33,6 +33,11 @@ class PipelinePolicy(BaseModel, dg.Resolvable):
     result_lifetime_sec: float = Field(
         7 * 86400.0, gt=0, description="How long the platform keeps a result, in seconds."
     )
+    dead_after_sec: float = Field(
+        300.0,
+        gt=0,
+        description="A run that has shown no sign of life for so long is taken for dead and ended, in seconds.",
+    )
     stuck_after_sec: float = Field(
         6 * 3600.0, gt=0, description="A task that is processing for longer than this is reported as stuck, in seconds."
     )

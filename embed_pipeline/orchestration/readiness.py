@@ -11,6 +11,7 @@ import dagster as dg
 
 from embed_pipeline.errors import EmbedPipelineError
 from embed_pipeline.orchestration.blueprint import Blueprint
+from embed_pipeline.orchestration.dead_runs import DeadRuns
 from embed_pipeline.orchestration.ledger import Ledger
 from embed_pipeline.orchestration.ranges import contiguous_ranges, held_back
 from embed_pipeline.orchestration.runs import RUNS_COUNT_FOR, runs_of_asset
@@ -106,6 +107,7 @@ class Readiness:
     def tick(self) -> dg.SensorResult | dg.SkipReason:
         """Compute what is pending, ask the platform about it, and request what can be collected."""
         policy, names, now = self._blueprint.policy, self._blueprint.names, datetime.now(UTC)
+        DeadRuns(self._context.instance, names, policy, self._context.log.warning).end(now=now)
         order = self._ledger.partitions()
         # Runs first: one that ends before the ledger is read has left its events there, and its files count as done.
         runs = runs_of_asset(

@@ -31,6 +31,7 @@ def submission_lock(
     *,
     longest_wait_sec: float,
     on_wait: Callable[[str], None] = lambda _: None,
+    has_ended: Callable[[dg.DagsterRun], bool] = lambda run: run.is_finished,
 ) -> Iterator[None]:
     """Hold the right to create tasks.
 
@@ -40,6 +41,7 @@ def submission_lock(
         run_id: The run that wants it.
         longest_wait_sec: How long to wait for other runs, in seconds.
         on_wait: Told once, in words, that another run is waited for.
+        has_ended: Whether a run that stands before this one has ended; may end one that is dead.
 
     Raises:
         SubmissionBusyError: Another run still holds it after ``longest_wait_sec``.
@@ -54,7 +56,7 @@ def submission_lock(
     told = False
     try:
         while not storage.claim_concurrency_slot(key, run_id, step_key=key).is_claimed:
-            holder = _free_slots_of_ended_runs(instance, key, run_id)
+            holder = _free_slots_of_ended_runs(instance, key, run_id, has_ended)
             if time.monotonic() > deadline:
                 raise SubmissionBusyError(
                     f"{f'Run {holder}' if holder else 'Another run'} has been creating embedding tasks for over "
@@ -74,7 +76,9 @@ def submission_lock(
         storage.free_concurrency_slot_for_step(run_id, key)
 
 
-def _free_slots_of_ended_runs(instance: dg.DagsterInstance, key: str, run_id: str) -> str | None:
+def _free_slots_of_ended_runs(
+    instance: dg.DagsterInstance, key: str, run_id: str, has_ended: Callable[[dg.DagsterRun], bool]
+) -> str | None:
     """Free what runs that have ended still hold or wait for; the id of a live run that stands before this one."""
     info = instance.event_log_storage.get_concurrency_info(key)
     holder = None
@@ -82,7 +86,7 @@ def _free_slots_of_ended_runs(instance: dg.DagsterInstance, key: str, run_id: st
         if other == run_id:
             continue
         run = instance.get_run_by_id(other)
-        if run is None or run.is_finished:
+        if run is None or run.is_finished or has_ended(run):
             instance.event_log_storage.free_concurrency_slots_for_run(other)
         else:
             holder = other

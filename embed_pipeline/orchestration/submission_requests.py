@@ -18,7 +18,7 @@ from embed_pipeline.orchestration.ledger import Ledger
 from embed_pipeline.orchestration.measuring import probe_all
 from embed_pipeline.orchestration.outdated import Watermark, excused_from_settings, find_outdated
 from embed_pipeline.orchestration.ranges import EndedRun, contiguous_ranges, held_back, in_vain
-from embed_pipeline.orchestration.runs import RUNS_COUNT_FOR, runs_of_asset
+from embed_pipeline.orchestration.runs import RUNS_COUNT_FOR, runs_of_asset, runs_under_way
 from embed_pipeline.orchestration.versions import content_of
 
 if TYPE_CHECKING:
@@ -33,12 +33,16 @@ class SubmissionRequests:
 
     Args:
         ranges: The run tags of each run.
+        due: Media files that should have another task.
+        under_way: Those of them that runs under way are at work on.
         later: Media files that are due but wait for a later tick.
         notes: What a person should know, in words.
         watermark: How far the events are of the present settings; None where that was not looked at.
     """
 
     ranges: Sequence[Mapping[str, str]] = ()
+    due: int = 0
+    under_way: int = 0
     later: int = 0
     notes: Sequence[str] = ()
     watermark: Watermark | None = None
@@ -81,15 +85,22 @@ class SubmissionPlanner:
         deadline = time.monotonic() + self.budget_sec
         names, policy = self.blueprint.names, self.blueprint.policy
         # Runs first: one that ends before the ledger is read has left its events there, and its files count as done.
-        runs = runs_of_asset(
-            self.instance, names.embedding_tasks, [names.submit_job], order, since=self.now - RUNS_COUNT_FOR
+        since = self.now - RUNS_COUNT_FOR
+        choosing = next(
+            (job for job in names.choosing_jobs if runs_under_way(self.instance, since=since, job_name=job)), None
         )
+        runs = runs_of_asset(self.instance, names.embedding_tasks, [names.submit_job], order, since=since)
         ledger = Ledger(self.instance, names)
         versions = {**ledger.media_versions(), **(observed or {})}
         outdated, watermark = self._outdated(ledger, order, versions, cursor)
         due = read_due(
             ledger, order, policy, self.now, terms=self.blueprint.terms, observed=observed, outdated=set(outdated)
         )
+        in_flight = len(runs.in_flight.intersection(due))
+        if due and choosing is not None:
+            # Which files it takes is known to itself alone, and it has the turn: another run would only wait for it.
+            notes = [f"{choosing} is under way and goes first"]
+            return SubmissionRequests((), len(due), in_flight, len(due) - in_flight, notes, watermark)
         waiting = self._held_back(ledger, [*runs.failed, *in_vain(runs.others, due)], observed or {})
         wanted = [key for key in due if key not in runs.in_flight and key not in waiting]
         notes = [f"{len(outdated)} of other settings"] if outdated else []
@@ -97,13 +108,14 @@ class SubmissionPlanner:
             if runs.in_flight and policy.max_minutes_per_day is not None:
                 # What they will spend is not known before they end, and two guesses would overrun the limit.
                 note = "the minutes of runs under way are counted first"
-                return SubmissionRequests((), len(due), [*notes, note], watermark)
+                return SubmissionRequests((), len(due), in_flight, len(due) - in_flight, [*notes, note], watermark)
             wanted, held = self._within_limits(ledger, wanted, versions, deadline)
             notes += held
         ranges = contiguous_ranges(wanted, order, policy.partitions_per_run)[:most_runs]
         asked = sum(len(some.keys) for some in ranges)
-        in_flight = len(runs.in_flight.intersection(due))
-        return SubmissionRequests([some.tags for some in ranges], len(due) - asked - in_flight, notes, watermark)
+        return SubmissionRequests(
+            [some.tags for some in ranges], len(due), in_flight, len(due) - asked - in_flight, notes, watermark
+        )
 
     def _held_back(
         self, ledger: Ledger, ended: Sequence[EndedRun], observed: Mapping[str, str]

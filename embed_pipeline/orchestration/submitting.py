@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
 
 from embed_pipeline.orchestration.blueprint import Blueprint
+from embed_pipeline.orchestration.dead_runs import DeadRuns
 from embed_pipeline.orchestration.events import event_logger, failure, failure_in_one_sentence
 from embed_pipeline.orchestration.ledger import Ledger
 from embed_pipeline.orchestration.left_for_later import files_by_reason, tell_left_for_later
+from embed_pipeline.orchestration.signs_of_life import signs_of_life
 from embed_pipeline.orchestration.submission import Submission
 from embed_pipeline.orchestration.submission_lock import submission_lock
 from embed_pipeline.orchestration.submission_report import SubmissionReport
@@ -46,7 +49,12 @@ def submit_media(
     """
     names, run_id = blueprint.names, context.run.run_id
     resource = blueprint.client_resource(context.resources)
-    with failure_in_one_sentence(), resource.client() as client:
+    dead = DeadRuns(context.instance, names, blueprint.policy, context.log.warning)
+    with (
+        failure_in_one_sentence(),
+        signs_of_life(context.instance, context.run, names, blueprint.policy),
+        resource.client() as client,
+    ):
         report = Submission(
             names=names,
             ledger=Ledger(context.instance, names),
@@ -57,6 +65,7 @@ def submit_media(
                 run_id,
                 longest_wait_sec=_LOCK_WAIT_SEC,
                 on_wait=context.log.info,
+                has_ended=lambda run: dead.end_if_dead(run, now=datetime.now(UTC)),
             ),
             library=blueprint.library_resource(context.resources).library(),
             dataset=blueprint.dataset(context.resources),

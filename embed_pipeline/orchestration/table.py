@@ -17,6 +17,7 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from embed_pipeline.orchestration.blueprint import Blueprint
+from embed_pipeline.orchestration.dead_runs import DeadRuns
 from embed_pipeline.orchestration.events import failure_in_one_sentence
 from embed_pipeline.orchestration.health import mixed_spaces
 from embed_pipeline.orchestration.ledger import Ledger
@@ -34,6 +35,7 @@ from embed_pipeline.orchestration.outcome_rows import current_outcomes
 from embed_pipeline.orchestration.policy import PipelinePolicy
 from embed_pipeline.orchestration.readiness import pending_tasks
 from embed_pipeline.orchestration.runs import RUNS_COUNT_FOR, runs_under_way
+from embed_pipeline.orchestration.signs_of_life import signs_of_life
 
 if TYPE_CHECKING:
     from embed_pipeline.dataset import MediaOutcome, Snapshot, WrittenFile
@@ -82,11 +84,12 @@ def build_embeddings_table(blueprint: Blueprint) -> dg.AssetsDefinition:
             dataset = blueprint.dataset(context.resources)
         # Read before anything else: what is told while this runs is taken up by the next run.
         position, since = ledger.position(), table_position(context.instance, blueprint)
-        outcomes = current_outcomes(ledger, dataset, since if since <= position else 0)
-        written = dataset.write_outcomes(outcomes)
-        before = dataset.snapshot()
-        snapshot = dataset.compact(keys=_wanted(ledger, outcomes), retain=policy.snapshots_kept)
-        swept = dataset.sweep()
+        with signs_of_life(context.instance, context.run, names, policy):
+            outcomes = current_outcomes(ledger, dataset, since if since <= position else 0)
+            written = dataset.write_outcomes(outcomes)
+            before = dataset.snapshot()
+            snapshot = dataset.compact(keys=_wanted(ledger, outcomes), retain=policy.snapshots_kept)
+            swept = dataset.sweep()
         unchanged = before is not None and before.snapshot_id == snapshot.snapshot_id
         context.log.info(
             f"Snapshot {snapshot.snapshot_id}: {snapshot.rows} segments of {snapshot.media} media files in "
@@ -123,7 +126,7 @@ def build_refresh_job(blueprint: Blueprint) -> UnresolvedAssetJobDefinition:
     """The job ``refresh_embeddings_table``: the table, its check, and the checks of ``embedding_tasks``."""
     names = blueprint.names
     return dg.define_asset_job(
-        refresh_job_name(blueprint),
+        names.refresh_job,
         selection=dg.AssetSelection.assets(names.embeddings_table)
         | dg.AssetSelection.checks_for_assets(names.embedding_tasks),
         executor_def=dg.in_process_executor,
@@ -132,11 +135,6 @@ def build_refresh_job(blueprint: Blueprint) -> UnresolvedAssetJobDefinition:
             "Only what changed is written."
         ),
     )
-
-
-def refresh_job_name(blueprint: Blueprint) -> str:
-    """What the job is called."""
-    return blueprint.names.plain("refresh_embeddings_table")
 
 
 def build_embeddings_table_sensor(
@@ -149,7 +147,7 @@ def build_embeddings_table_sensor(
         default_status: Whether it runs without being switched on.
     """
     names, policy = blueprint.names, blueprint.policy
-    job_name = refresh_job_name(blueprint)
+    job_name = names.refresh_job
 
     @dg.sensor(
         name=names.plain("embeddings_table_sensor"),
@@ -164,6 +162,7 @@ def build_embeddings_table_sensor(
     )
     def embeddings_table_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         now = datetime.now(UTC)
+        DeadRuns(context.instance, names, policy, context.log.warning).end(now=now)
         if runs_under_way(context.instance, since=now - RUNS_COUNT_FOR, job_name=job_name):
             return dg.SkipReason("A run of embeddings_table is under way.")
         latest = context.instance.get_run_records(dg.RunsFilter(job_name=job_name), limit=1)

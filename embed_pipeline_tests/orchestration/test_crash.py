@@ -26,5 +26,6 @@ def test_runs_that_are_killed_cost_nothing_and_lose_nothing() -> None:
     report = ended.stdout[ended.stdout.find("{\n") :]
     assert ended.returncode == 0, (report, ended.stderr[-2000:])
     result = json.loads(report)
-    assert result["kills"] == 6
+    assert result["kills"] >= 6
+    assert result["kills_of_everything"] >= 1
     assert result["tasks"] == result["contents"]
