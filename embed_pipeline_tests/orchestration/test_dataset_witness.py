@@ -9,6 +9,7 @@ import dagster as dg
 import pytest
 
 from embed_pipeline.orchestration.resources import EmbedClientResource
+from embed_pipeline_tests.orchestration.test_staleness import stale
 from embed_pipeline_tests.orchestration.world import World
 
 _LONG = 8 * 86400
@@ -57,6 +58,7 @@ def test_deleted_runs_cost_nothing_again(embedded: World) -> None:
     row = embedded.statuses()["a.wav"]
     assert row.segments == len(embedded.segments("a.wav"))
     assert row.task_id == embedded.segments("a.wav").task_id
+    assert not stale(embedded), "and Dagster takes them for fresh"
     assert embedded.settle() == {"a.wav": "embedded", "b.wav": "embedded"}
 
 
