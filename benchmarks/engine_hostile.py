@@ -1,10 +1,10 @@
 """Feed an engine damaged files and watch that each ends ready or failed, in time and within bounds.
 
-    python benchmarks/engine_hostile.py [--files 1200] [--seed 1] [--engine signal] [--keep FOLDER]
+    python benchmarks/engine_hostile.py [--files 1200] [--seed 1] [--engine signal] [--stills] [--keep FOLDER]
 
-Healthy files of eleven kinds are damaged at random (flipped bits, lying numbers, truncations, splices, ...) and
-embedded in child processes. Files that cost a child its life, and the slowest ones, are listed by name; --keep leaves
-them where you can look at them.
+Healthy media files of eleven kinds, or with --stills images, PDF files and texts, are damaged at random (flipped bits,
+lying numbers, truncations, splices, ...) and embedded in child processes. Files that cost a child its life, and the
+slowest ones, are listed by name; --keep leaves them where you can look at them.
 """
 
 from __future__ import annotations
@@ -26,12 +26,20 @@ from embed_pipeline.emulator.engine import (
     Dynamic,
     EmbedRequest,
     EngineLimits,
+    EngineResult,
     Fixed,
     MediaFailure,
     close_workers,
     embed_isolated,
 )
 from embed_pipeline_tests.emulator.hostile_media import bombs, healthy, mutate
+from embed_pipeline_tests.emulator.still_media import healthy_stills, hostile_stills
+
+_REQUESTS = {
+    ".pdf": EmbedRequest("document", ("visual",), ("local", "asset")),
+    ".txt": EmbedRequest("document", ("text",), ("asset",)),
+    **dict.fromkeys((".png", ".jpg", ".webp"), EmbedRequest("image", ("visual",), ("asset",))),
+}
 
 
 def main() -> None:
@@ -39,6 +47,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=1200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--engine", default="signal")
+    parser.add_argument("--stills", action="store_true", help="images and documents instead of audio and video")
     parser.add_argument("--keep", type=Path, default=None)
     arguments = parser.parse_args()
     limits = EngineLimits(wall_sec=60.0, stall_sec=20.0, memory_bytes=2 << 30)
@@ -46,7 +55,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.keep or Path(temporary)
         folder.mkdir(exist_ok=True)
-        originals = healthy(folder / "healthy")
+        originals = (healthy_stills if arguments.stills else healthy)(folder / "healthy")
+        made_to_harm = hostile_stills if arguments.stills else bombs
         contents = [path.read_bytes() for path in originals]
 
         def one(number: int) -> tuple[str, str, float, str]:
@@ -58,7 +68,7 @@ def main() -> None:
             return embedded(path, kind)
 
         def embedded(path: Path, kind: str) -> tuple[str, str, float, str]:
-            request = EmbedRequest(
+            request = _REQUESTS.get(path.suffix) or EmbedRequest(
                 "video",
                 ("visual", "audio", "transcription"),
                 ("clip", "asset"),
@@ -67,7 +77,7 @@ def main() -> None:
             began = time.monotonic()
             try:
                 result = embed_isolated(path, request, engine=arguments.engine, limits=limits)
-                sound = np.isfinite(result.vectors).all() and (result.end_sec > result.start_sec).all()
+                sound = np.isfinite(result.vectors).all() and (arguments.stills or _in_order(result))
                 outcome = "ready" if sound else "ready with unsound rows"
             except MediaFailure as failure:
                 outcome = failure.message
@@ -81,7 +91,7 @@ def main() -> None:
         began = time.monotonic()
         with ThreadPoolExecutor(4) as threads:
             rows = list(threads.map(one, range(arguments.files)))
-            rows += list(threads.map(lambda path: embedded(path, "bomb"), bombs(folder / "bombs")))
+            rows += list(threads.map(lambda path: embedded(path, "bomb"), made_to_harm(folder / "bombs")))
         wall = time.monotonic() - began
         close_workers()
     for outcome, count in Counter(outcome for outcome, *_ in rows).most_common():
@@ -92,6 +102,10 @@ def main() -> None:
     print("of a child's death or mistake:", [row[3] for row in rows if "[" in row[0]])
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     print(f"{len(rows)} files in {wall:.0f} s, largest child {peak:.0f} MB resident")
+
+
+def _in_order(result: EngineResult) -> bool:
+    return bool((result.end_sec > result.start_sec).all())
 
 
 if __name__ == "__main__":

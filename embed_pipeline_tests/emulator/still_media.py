@@ -9,6 +9,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from embed_pipeline_tests.emulator.engine_media import SCENES, pictures
+
 PIXEL_FORMATS = {"png": ("png", "rgb24"), "jpg": ("mjpeg", "yuvj420p"), "webp": ("libwebp", "yuv420p")}
 
 
@@ -99,3 +101,48 @@ endstream endobj
 trailer << /Size 6 /Root 1 0 R >>
 %%EOF
 """
+
+
+def healthy_stills(folder: Path) -> list[Path]:
+    """Write one image of each format, a PDF with a picture and words, and a text."""
+    folder.mkdir(parents=True, exist_ok=True)
+    picture = pictures(SCENES[0], 0.1)[0]
+    images = [write_image(folder / f"a.{ending}", picture) for ending in ("png", "jpg", "webp")]
+    document, text = folder / "a.pdf", folder / "a.txt"
+    document.write_bytes(pdf(["One. Two.", picture]))
+    text.write_text("One sentence. Another sentence, which is longer. " * 40)
+    return [document, *images, text]
+
+
+def hostile_stills(folder: Path) -> list[Path]:
+    """Write images and documents that are made to harm whoever opens them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    healthy = pdf(["One line", np.full((30, 40, 3), 200, np.uint8)])
+    png = write_image(folder / "healthy.png", pictures(SCENES[0], 0.1)[0]).read_bytes()
+    header = bytearray(png)
+    header[16:24] = b"\x00\x0f\x42\x40" * 2
+    files = {
+        "bomb.png": png_of_nothing(11_000, 10_000),
+        "lying header.png": bytes(header),
+        "truncated.png": png[: len(png) // 2],
+        "no picture.png": png[:33],
+        "noise.jpg": b"\xff\xd8\xff" + np.random.default_rng(1).bytes(5000),
+        "noise.webp": b"RIFF\x00\x10\x00\x00WEBP" + np.random.default_rng(2).bytes(5000),
+        "empty.png": b"",
+        "truncated.pdf": healthy[: len(healthy) // 2],
+        "noise.pdf": b"%PDF-1.7\n" + np.random.default_rng(3).bytes(5000),
+        "head only.pdf": b"%PDF-1.7",
+        "cyclic.pdf": pdf(["page"], kids="2 0 R"),
+        "cyclic beside a page.pdf": pdf(["page"], kids="2 0 R 5 0 R", count=2),
+        "huge page.pdf": pdf(["page"], box="0 0 1000000000 1000000000"),
+        "thin page.pdf": pdf(["page"], box="0 0 1000000000 0.001"),
+        "no page.pdf": pdf(["page"], box="0 0 0 0"),
+        "not a number.pdf": pdf(["page"], box="0 0 nan inf"),
+        "many pages.pdf": pdf(["page"], count=10**9),
+        "negative.pdf": pdf(["page"], count=-5),
+        "itself.pdf": pdf_that_draws_itself(),
+        "zeros.txt": bytes(5000),
+    }
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return [folder / name for name in files]

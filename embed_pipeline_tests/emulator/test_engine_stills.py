@@ -26,7 +26,7 @@ from embed_pipeline.emulator.engine.passages import chunks, decode_text, embed_p
 from embed_pipeline.emulator.engine.picture_file import image_format, read_picture
 from embed_pipeline.emulator.engine.text import embed_text
 from embed_pipeline_tests.emulator.engine_media import SCENES, film, pictures, write
-from embed_pipeline_tests.emulator.still_media import pdf, pdf_that_draws_itself, png_of_nothing, write_image
+from embed_pipeline_tests.emulator.still_media import healthy_stills, hostile_stills, pdf, write_image
 
 IMAGE = EmbedRequest("image", ("visual",), ("asset",))
 PAGES = EmbedRequest("document", ("visual",), ("local", "asset"))
@@ -214,36 +214,6 @@ def test_without_its_library_a_pdf_fails_and_says_what_to_install(tmp_path, monk
         embed(keep(tmp_path / "a.pdf", pdf(["page"])), PAGES)
 
 
-def hostile(folder: Path) -> dict[str, Path]:
-    healthy = pdf(["One line", np.full((30, 40, 3), 200, np.uint8)])
-    png = write_image(folder / "healthy.png", pictures(SCENES[0], 0.1)[0]).read_bytes()
-    header = bytearray(png)
-    header[16:24] = b"\x00\x0f\x42\x40" * 2
-    files = {
-        "bomb.png": png_of_nothing(11_000, 10_000),
-        "lying header.png": bytes(header),
-        "truncated.png": png[: len(png) // 2],
-        "no picture.png": png[:33],
-        "noise.jpg": b"\xff\xd8\xff" + np.random.default_rng(1).bytes(5000),
-        "noise.webp": b"RIFF\x00\x10\x00\x00WEBP" + np.random.default_rng(2).bytes(5000),
-        "empty.png": b"",
-        "truncated.pdf": healthy[: len(healthy) // 2],
-        "noise.pdf": b"%PDF-1.7\n" + np.random.default_rng(3).bytes(5000),
-        "head only.pdf": b"%PDF-1.7",
-        "cyclic.pdf": pdf(["page"], kids="2 0 R"),
-        "cyclic beside a page.pdf": pdf(["page"], kids="2 0 R 5 0 R", count=2),
-        "huge page.pdf": pdf(["page"], box="0 0 1000000000 1000000000"),
-        "thin page.pdf": pdf(["page"], box="0 0 1000000000 0.001"),
-        "no page.pdf": pdf(["page"], box="0 0 0 0"),
-        "not a number.pdf": pdf(["page"], box="0 0 nan inf"),
-        "many pages.pdf": pdf(["page"], count=10**9),
-        "negative.pdf": pdf(["page"], count=-5),
-        "itself.pdf": pdf_that_draws_itself(),
-        "zeros.txt": bytes(5000),
-    }
-    return {name: keep(folder / name, content) for name, content in files.items()}
-
-
 def outcome(path: Path, request: EmbedRequest) -> str:
     try:
         result = embed_isolated(path, request, limits=LIMITS)
@@ -255,9 +225,9 @@ def outcome(path: Path, request: EmbedRequest) -> str:
 
 def test_hostile_images_and_documents_end_ready_or_failed_and_harm_nobody(tmp_path):
     outcomes = {}
-    for name, path in hostile(tmp_path).items():
+    for path in hostile_stills(tmp_path):
         request = IMAGE if path.suffix in (".png", ".jpg", ".webp") else PAGES
-        outcomes[name] = outcome(path, TEXT if path.suffix == ".txt" else request)
+        outcomes[path.name] = outcome(path, TEXT if path.suffix == ".txt" else request)
     # None of these was let in as far as the bound on memory. What may be either is not held to one: a decoder may learn
     # to mend more.
     sure = {
@@ -271,10 +241,9 @@ def test_hostile_images_and_documents_end_ready_or_failed_and_harm_nobody(tmp_pa
 def test_damaged_documents_and_images_never_end_their_process_by_a_mistake_of_ours(tmp_path):
     rng = np.random.default_rng(7)
     originals = [
-        (pdf(["One. Two.", pictures(SCENES[0], 0.1)[0]]), PAGES),
-        (write_image(tmp_path / "a.png", pictures(SCENES[0], 0.1)[0]).read_bytes(), IMAGE),
-        (write_image(tmp_path / "a.jpg", pictures(SCENES[0], 0.1)[0]).read_bytes(), IMAGE),
-        (write_image(tmp_path / "a.webp", pictures(SCENES[0], 0.1)[0]).read_bytes(), IMAGE),
+        (path.read_bytes(), PAGES if path.suffix == ".pdf" else IMAGE)
+        for path in healthy_stills(tmp_path / "healthy")
+        if path.suffix != ".txt"
     ]
     outcomes = []
     for number in range(120):
