@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import dagster as dg
+from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
 
 from embed_pipeline.orchestration.blueprint import Blueprint
 from embed_pipeline.orchestration.dead_runs import DeadRuns
@@ -15,8 +16,9 @@ from embed_pipeline.orchestration.discovery_plan import DiscoveryPlan, plan_disc
 from embed_pipeline.orchestration.ledger import Ledger
 from embed_pipeline.orchestration.observations import media_materialization, media_observation
 from embed_pipeline.orchestration.retiring import awaited_contents, retire_media
+from embed_pipeline.orchestration.runs import RUNS_COUNT_FOR, runs_of_asset
 from embed_pipeline.orchestration.submission_requests import SubmissionPlanner, SubmissionRequests
-from embed_pipeline.orchestration.versions import version_tags
+from embed_pipeline.orchestration.versions import is_gone, version_tags
 
 if TYPE_CHECKING:
     from embed_pipeline.media import Listing, MediaLibrary
@@ -85,6 +87,7 @@ class Discovery:
             needed=awaited_contents(self._ledger, fingerprints) if retiring else (),
             limit=policy.new_files_per_tick,
             when_vanished=policy.when_a_file_vanishes,
+            unserved=self._unserved([key for key in partitions if key not in files and is_gone(told.get(key, ""))]),
         )
         events: list[dg.AssetObservation | dg.AssetMaterialization] = []
         for key, version in plan.observe.items():
@@ -110,6 +113,18 @@ class Discovery:
             ],
         )
 
+    def _unserved(self, gone: Collection[str]) -> Collection[str]:
+        """Those of the files that are gone which never had a task, and which nothing under way might give one."""
+        without = set(gone) - self._ledger.task_versions().keys() if gone else set()
+        instance, names = self._context.instance, self._blueprint.names
+        if not without or instance.get_backfills(BulkActionsFilter(statuses=[BulkActionStatus.REQUESTED]), limit=1):
+            return ()
+        since = datetime.now(UTC) - RUNS_COUNT_FOR
+        order = self._ledger.partitions()
+        return (
+            without - runs_of_asset(instance, names.embedding_tasks, [names.submit_job], order, since=since).in_flight
+        )
+
     def _retire(self, plan: DiscoveryPlan, deadline: float) -> Sequence[str]:
         """Remove what is to be retired, as far as there is time; the keys that went."""
         if not plan.retire:
@@ -117,8 +132,9 @@ class Discovery:
         dataset = self._blueprint.dataset(self._context.resources)
         # Half of what is left of the tick: new files wait too.
         budget_sec = max((deadline - time.monotonic()) / 2, 1.0)
-        names = self._blueprint.names
-        return retire_media(self._context.instance, names, dataset, plan.retire, budget_sec=budget_sec).keys
+        names, settings = self._blueprint.names, self._blueprint.settings
+        instance = self._context.instance
+        return retire_media(instance, names, dataset, plan.retire, settings=settings, budget_sec=budget_sec).keys
 
     def _submissions(
         self, plan: DiscoveryPlan, partitions: Sequence[str], library: MediaLibrary, deadline: float

@@ -44,6 +44,7 @@ def plan_discovery(
     needed: Collection[str] = (),
     limit: int,
     when_vanished: Literal["keep", "retire"],
+    unserved: Collection[str] = (),
 ) -> DiscoveryPlan:
     """Compare the library with what the ledger knows.
 
@@ -58,6 +59,8 @@ def plan_discovery(
             may be all that is left of them.
         limit: New, changed, vanished and retired keys in one tick, at the most.
         when_vanished: What becomes of a file that is no longer in the library.
+        unserved: The keys without any task. Nothing of such a file could be kept, and no run could ever give it a task:
+            once gone it is removed, whatever ``when_vanished`` says.
     """
     known, present = set(partitions), set(listed)
     due = [key for key in listed if key in fingerprints and (key not in known or told.get(key) != fingerprints[key])]
@@ -71,7 +74,8 @@ def plan_discovery(
     retire = [
         key
         for key in missing
-        if when_vanished == "retire" and is_gone(told.get(key, "")) and content_of(told[key]) not in needed
+        if is_gone(told.get(key, ""))
+        and (key in unserved or (when_vanished == "retire" and content_of(told[key]) not in needed))
     ]
     unread = sum(key not in fingerprints for key in listed)
     all_read = not unsure and not unread

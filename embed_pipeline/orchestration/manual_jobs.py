@@ -189,8 +189,9 @@ def _retire_vanished(blueprint: Blueprint) -> dg.JobDefinition:
         needed = [key for key in gone if content_of(versions[key]) in awaited]
         for key in needed:
             context.log.info(f"{key} is kept for now: a file with the same content is not embedded yet.")
+        free = [key for key in gone if key not in set(needed)]
         with signs_of_life(context.instance, context.run, names, blueprint.policy):
-            retired = retire_media(context.instance, names, dataset, [key for key in gone if key not in set(needed)])
+            retired = retire_media(context.instance, names, dataset, free, settings=blueprint.settings)
         for key in retired.keys:
             context.log.info(f"{key} is retired.")
         yield dg.Output(

@@ -12,6 +12,7 @@ import dagster as dg
 from embed_pipeline.orchestration.ledger import Ledger
 from embed_pipeline.orchestration.names import PipelineNames
 from embed_pipeline.orchestration.observations import retirement
+from embed_pipeline.orchestration.settings import EmbeddingSettings
 from embed_pipeline.orchestration.states import MediaState
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def retire_media(
     dataset: EmbeddingDataset,
     keys: Sequence[str],
     *,
+    settings: EmbeddingSettings,
     budget_sec: float | None = None,
 ) -> Retired:
     """Remove media files that are gone: their segments and their partitions.
@@ -66,16 +68,20 @@ def retire_media(
         names: The pipeline's names.
         dataset: Where the segments are.
         keys: The partition keys of the media files.
+        settings: What the pipeline embeds with. Only segments of these settings, and of those that its earlier tasks
+            tell, are removed: another program may keep its own below the same root.
         budget_sec: Seconds after which the rest is left; None for no limit. One is always retired.
     """
     deadline = None if budget_sec is None else time.monotonic() + budget_sec
+    ledger, current = Ledger(instance, names), {settings.digest("audio"), settings.digest("video")}
     done: list[str] = []
     removed = 0
     for key in keys:
         if done and deadline is not None and time.monotonic() > deadline:
             break
         instance.report_runless_asset_event(retirement(names, key))
-        removed += dataset.delete(key)
+        digests = current | {record.settings_digest for record in ledger.task_records([key]).get(key, [])}
+        removed += sum(dataset.delete(key, digest) for digest in sorted(digests))
         instance.delete_dynamic_partition(names.partitions, key)
         done.append(key)
     return Retired(tuple(done), removed)

@@ -15,7 +15,7 @@ from embed_pipeline.orchestration.retrying import NothingToRetryError, UnknownMe
 from embed_pipeline.orchestration.settings import EmbeddingSettings, Segmentation
 from embed_pipeline.orchestration.states import MediaState
 from embed_pipeline.orchestration.submission_lock import SubmissionBusyError
-from embed_pipeline_tests.orchestration.world import World
+from embed_pipeline_tests.orchestration.world import World, range_tags
 
 STATES = {
     "talks/one.wav": MediaState.EMBEDDED,
@@ -184,16 +184,64 @@ def test_what_was_retired_by_hand_is_embedded_again_when_it_comes_back(world: Wo
     assert world.segments("goes.wav") is not None
 
 
+def test_what_is_retired_is_of_the_pipelines_own_settings_past_and_present(world: World) -> None:
+    other = EmbeddingSettings(audio_segmentation=Segmentation(strategy="fixed", seconds=3))
+    third = EmbeddingSettings(audio_segmentation=Segmentation(strategy="fixed", seconds=2))
+    world.add("goes.wav", "stays.wav")
+    world.settle()
+    changed = world.varied(settings=other)
+    changed.settle()
+    with dg.DagsterInstance.ephemeral() as another_instance:
+        elsewhere = changed.varied(settings=third)
+        elsewhere.instance = another_instance
+        elsewhere.settle()
+    (world.media / "goes.wav").unlink()
+    retiring = changed.varied(when_a_file_vanishes="retire")
+    retiring.discover()
+    retiring.discover()
+    assert retiring.states() == {"stays.wav": "embedded"}
+
+    dataset = world.blueprint.store.dataset()
+    kept = [
+        one for one in (world.blueprint.settings, other, third) if dataset.read_media("goes.wav", one.digest("audio"))
+    ]
+    assert kept == [third], "what another instance keeps below the same root is not ours to remove"
+
+
+def test_a_file_that_was_never_submitted_is_forgotten_when_it_vanishes(world: World) -> None:
+    manual = world.varied(submit_automatically=False)
+    manual.add("goes.wav", "stays.wav")
+    manual.discover()
+    (world.media / "goes.wav").unlink()
+    manual.discover()
+    assert manual.states() == {"goes.wav": "gone", "stays.wav": "unsubmitted"}
+
+    job = manual.driver._repository.get_job(manual.blueprint.names.submit_job)
+    tags = range_tags("goes.wav", "stays.wav")
+    run = manual.instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
+    manual.discover()
+    assert "goes.wav" in manual.states(), "a run under way may still give it a task"
+
+    manual.instance.report_run_canceled(run)
+    manual.discover()
+    assert manual.states() == {"stays.wav": "unsubmitted"}
+    assert manual.submit("stays.wav").success, "a backfill of all the files that are left succeeds"
+
+
 def test_retiring_ends_in_time_and_goes_on_where_it_stopped(world: World) -> None:
     names, dataset = ["a.wav", "b.wav", "c.wav"], world.blueprint.store.dataset()
     world.add(*names)
     world.settle()
 
-    first = retire_media(world.instance, world.blueprint.names, dataset, names, budget_sec=0.0)
+    first = retire_media(
+        world.instance, world.blueprint.names, dataset, names, settings=world.blueprint.settings, budget_sec=0.0
+    )
     assert first.keys == ("a.wav",)
     assert sorted(world.ledger.partitions()) == ["b.wav", "c.wav"], "its partition went at once"
 
-    rest = retire_media(world.instance, world.blueprint.names, dataset, world.ledger.partitions())
+    rest = retire_media(
+        world.instance, world.blueprint.names, dataset, world.ledger.partitions(), settings=world.blueprint.settings
+    )
     assert sorted(rest.keys) == ["b.wav", "c.wav"]
     assert all(world.segments(key) is None for key in names)
 
