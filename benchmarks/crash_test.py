@@ -72,7 +72,7 @@ telemetry:
 run_monitoring:
   enabled: true
   poll_interval_seconds: 2
-  start_timeout_seconds: 90
+  start_timeout_seconds: 45
   free_slots_after_run_end_seconds: 1
 run_queue:
   dequeue_interval_seconds: 1
