@@ -21,6 +21,7 @@ from embed_pipeline.orchestration.ledger import Ledger
 from embed_pipeline.orchestration.names import PipelineNames
 from embed_pipeline.orchestration.pipeline import build_definitions
 from embed_pipeline.orchestration.pipelines import blueprints_in
+from embed_pipeline.orchestration.resources import EmbeddingStoreResource
 from embed_pipeline.orchestration.settings import EmbeddingSettings
 from embed_pipeline_tests.orchestration.world import World
 
@@ -34,7 +35,7 @@ def pipeline(name):
     return build_definitions(Blueprint(
         client=EmbedClientResource(base_url=os.environ["TEAM_URL"]),
         library=MediaLibraryResource(location={media!r}, settle_sec=0.0),
-        store=EmbeddingStoreResource(root={root!r} + "/embeddings"),
+        store=EmbeddingStoreResource(root={root!r} + "/embeddings of " + (name or "no name")),
         settings=EmbeddingSettings(scopes=("clip",)),
         name=name,
     ))
@@ -58,7 +59,8 @@ class Team:
         self.both, self.films = self._code("both", "films", None), self._code("films_alone", "films")
         with dg.DagsterInstance.from_config(str(self.home)) as instance:
             for name in ("films", None):
-                world = World(root, instance, emulator, name=name, settings=_SETTINGS)
+                store = EmbeddingStoreResource(root=str(root / f"embeddings of {name or 'no name'}"))
+                world = World(root, instance, emulator, name=name, settings=_SETTINGS).varied(store=store)
                 world.add("short.wav", seconds=1.0)
                 world.add("a.wav", "b.wav")
                 world.faults({"kind": "fail", "message": "invalid"})
@@ -151,6 +153,7 @@ def test_what_the_environment_describes_is_never_told_in_place_of_a_named_pipeli
 ) -> None:
     home = Workplace(tmp_path, str(tmp_path)).dagster_home()
     monkeypatch.setenv("DAGSTER_HOME", str(home))
+    monkeypatch.chdir(tmp_path)
     with dg.DagsterInstance.from_config(str(home)) as instance:
         instance.add_dynamic_partitions("films_media", ["a.wav"])
         instance.report_runless_asset_event(
@@ -158,7 +161,10 @@ def test_what_the_environment_describes_is_never_told_in_place_of_a_named_pipeli
         )
 
     for command in (["status"], ["plan"], ["retry", "--all"], ["search", "--text", "bells"]):
+        (tmp_path / "workspace.yaml").unlink(missing_ok=True)
         message = error(*command)
+        (tmp_path / "workspace.yaml").write_text("load_from:\n  - python_module: embed_pipeline.definitions\n")
+        assert error(*command) == message, "nor what a folder describes that has nothing to do with it"
         assert "knows the pipelines films" in message
         assert "-m MODULE" in message
 

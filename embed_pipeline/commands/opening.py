@@ -119,15 +119,16 @@ def _blueprint(place: Place, instance: dg.DagsterInstance | None) -> Blueprint:
     from embed_pipeline.orchestration.environment import blueprint_from_environment
     from embed_pipeline.orchestration.pipelines import pipelines_told_of
 
-    if place.code is not None and (found := place.code.blueprint(instance)) is not None:
+    found = None if place.code is None else place.code.blueprint(instance)
+    if found is not None and place.code is not None and place.code.is_named:
         return found
-    blueprint = blueprint_from_environment(place.environment)
+    blueprint = found or blueprint_from_environment(place.environment)
     told = set() if instance is None or place.workplace is not None else pipelines_told_of(instance)
     if told and blueprint.name not in told:
         names = ", ".join(sorted(name or "one without a name" for name in told))
         raise ConfigurationError(
-            f"The instance in {place.dagster_home} knows the pipelines {names}, and not the one that the environment "
-            "describes. Name the code location as for Dagster (-m MODULE, -f FILE or -w WORKSPACE), and the pipeline "
-            "with --pipeline where it has several."
+            f"The instance in {place.dagster_home} knows the pipelines {names}, and not the one that this folder or "
+            "the environment describes. Name the code location as for Dagster (-m MODULE, -f FILE or -w WORKSPACE), "
+            "and the pipeline with --pipeline where it has several."
         )
     return blueprint
