@@ -172,10 +172,10 @@ def test_the_checks_of_a_run_are_in_the_event_log_and_outlive_the_next_run(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pass of other files must not hide what is wrong with one."""
-    from embed_pipeline.orchestration import collection
+    from embed_pipeline.orchestration import results
 
-    real = collection.judge
-    monkeypatch.setattr(collection, "judge", lambda segments, settings: real(made_up(6, **_vectors(1, 0.0)), _VISUAL))
+    real = results.judge
+    monkeypatch.setattr(results, "judge", lambda segments, settings: real(made_up(6, **_vectors(1, 0.0)), _VISUAL))
     world.add("bad.wav")
     world.step()
     monkeypatch.undo()
@@ -200,12 +200,12 @@ def test_the_checks_of_a_run_are_in_the_event_log_and_outlive_the_next_run(
 
 
 def test_what_a_run_found_before_it_died_is_told_by_the_next(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    from embed_pipeline.orchestration import assets, collection
+    from embed_pipeline.orchestration import assets, results
 
-    real = collection.judge
+    real = results.judge
     world.add("bad.wav")
     world.discover()
-    monkeypatch.setattr(collection, "judge", lambda segments, settings: real(made_up(6, **_vectors(1, 0.0)), _VISUAL))
+    monkeypatch.setattr(results, "judge", lambda segments, settings: real(made_up(6, **_vectors(1, 0.0)), _VISUAL))
     # It dies with its events told and its checks not.
     monkeypatch.setattr(assets, "segment_check_results", lambda *_: iter(()))
     world.collect()
