@@ -35,6 +35,7 @@ class Part:
         missing: Those that are not in the library, with what it says of them.
         looked_for: The candidates that the dataset was asked for, each under the settings' digest it had then.
         witnessed: The tasks whose segments the dataset was found to have, by partition key.
+        untold: The keys that were re-attached to such a task, and of whose segments no event tells yet.
         measured: The keys whose headers were read.
         is_ready: Whether nothing was left to prepare when it was last looked.
         uploads: What was uploaded and no task may have been made from, by partition key.
@@ -45,6 +46,7 @@ class Part:
     missing: dict[str, str] = field(default_factory=dict)
     looked_for: set[tuple[str, str]] = field(default_factory=set)
     witnessed: dict[str, TaskRecord] = field(default_factory=dict)
+    untold: list[str] = field(default_factory=list)
     measured: set[str] = field(default_factory=set)
     is_ready: bool = False
     uploads: dict[str, MediaSource] = field(default_factory=dict)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from embed_pipeline.errors import DatasetError
 from embed_pipeline.orchestration.creation import Creation
 from embed_pipeline.orchestration.dataset_witness import DatasetWitness, with_witnessed
 from embed_pipeline.orchestration.day_budget import read_day_budget
@@ -163,6 +164,7 @@ class Submission:
                     self._preparation.make_ready(part, partial(self._decide, part, self._view(part)))
                 with self.turn():
                     wait_sec = self._take_turn(part)
+                self._tell_of_segments(part)
                 if wait_sec:
                     self.log(f"The platform's limits let nothing through for {wait_sec:.0f} s; others may go first.")
                     time.sleep(wait_sec)
@@ -257,7 +259,7 @@ class Submission:
                 self._events.task(task)
                 witnessed = part.witnessed.get(key)
                 if witnessed is not None and witnessed.version == task.version:
-                    self._tell_of_segments(task, witnessed.media)
+                    part.untold.append(key)
             case Action.HOLD:
                 self._events.report.held[key] = decision.reason
             case Action.REFUSE:
@@ -266,15 +268,26 @@ class Submission:
                 return
         del part.candidates[key]
 
-    def _tell_of_segments(self, task: TaskRecord, name: str) -> None:
-        """Tell anew of segments that the dataset has, and no event: the file is embedded, and nothing is fetched."""
-        result = result_in_the_dataset(task, self.dataset, [name])
-        if result is None:
-            return  # they went meanwhile; the sensor asks the platform for them
-        told = replace(task, storage_id=self.ledger.task_event_ids([task.media]).get(task.media))
-        event, _ = result_event(self.names, told, result, self.settings, pictures=self.policy.pictures)
-        self.log_event(event)
-        self.log(f"{task.media}: the dataset has what task {task.task_id} made of it, so it is not paid for again.")
+    def _tell_of_segments(self, part: Part) -> None:
+        """Tell anew of segments that the dataset has, and no event: the file is embedded, and nothing is fetched.
+
+        They are read, copied and drawn, so this is not done within a turn. Where it fails, or the run dies, the sensor
+        finds the task pending and has it collected.
+        """
+        told_by = self.ledger.task_event_ids(part.untold)
+        for key in part.untold:
+            task = replace(self._events.report.tasks[key], storage_id=told_by.get(key))
+            try:
+                result = result_in_the_dataset(task, self.dataset, [part.witnessed[key].media])
+            except DatasetError as error:
+                self.log(f"{key}: it is served by task {task.task_id}, whose segments are collected later: {error}")
+                continue
+            if result is None:
+                continue  # they went meanwhile
+            event, _ = result_event(self.names, task, result, self.settings, pictures=self.policy.pictures)
+            self.log_event(event)
+            self.log(f"{key}: the dataset has what task {task.task_id} made of it, so it is not paid for again.")
+        part.untold.clear()
 
     def _adopt(self, part: Part, decisions: list[Decision], now: datetime) -> list[Decision]:
         """Take over what runs that died have created, before anything new is."""

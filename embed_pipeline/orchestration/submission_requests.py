@@ -98,7 +98,7 @@ class SubmissionPlanner:
         )
         in_flight = len(runs.in_flight.intersection(due))
         if due and choosing is not None:
-            # Which files it takes is known to itself alone, and it has the turn: another run would only wait for it.
+            # Which files it takes is known to itself alone: another run would read and upload some of the same.
             notes = [f"{choosing} is under way and goes first"]
             return SubmissionRequests((), len(due), in_flight, len(due) - in_flight, notes, watermark)
         waiting = self._held_back(ledger, [*runs.failed, *in_vain(runs.others, due)], observed or {})

@@ -94,7 +94,7 @@ def test_a_holder_that_was_killed_does_not_block_once_its_run_has_ended(instance
     process.wait()
 
     with (
-        pytest.raises(SubmissionBusyError, match=f"Run {dead}"),
+        pytest.raises(SubmissionBusyError, match=f"run {dead}"),
         submission_lock(instance, "key", own, longest_wait_sec=0.0),
     ):
         pass
@@ -138,6 +138,38 @@ def test_one_that_waited_and_died_does_not_stand_before_others(instance: dg.Dags
 
     with submission_lock(instance, "key", own, longest_wait_sec=5.0):
         pass
+
+
+def test_who_has_the_turn_is_named_and_not_who_waits_for_it(instance: dg.DagsterInstance) -> None:
+    holder, *waiting = (run_of(instance) for _ in range(6))
+    storage, told = instance.event_log_storage, []
+    with submission_lock(instance, "key", holder, longest_wait_sec=1.0):
+        for one in waiting:
+            assert not storage.claim_concurrency_slot("key", one, step_key="key").is_claimed
+        with (
+            pytest.raises(SubmissionBusyError, match=f"run {holder}"),
+            submission_lock(instance, "key", run_of(instance), longest_wait_sec=0.3, on_wait=told.append),
+        ):
+            pass
+
+    assert [holder in words for words in told] == [True]
+
+
+def test_whether_others_live_is_judged_at_once_and_then_now_and_then(instance: dg.DagsterInstance) -> None:
+    holder, judged = run_of(instance), []
+
+    def lives(run: dg.DagsterRun) -> bool:
+        judged.append(run.run_id)
+        return False
+
+    with (
+        submission_lock(instance, "key", holder, longest_wait_sec=1.0),
+        pytest.raises(SubmissionBusyError),
+        submission_lock(instance, "key", run_of(instance), longest_wait_sec=1.0, has_ended=lives),
+    ):
+        pass
+
+    assert judged == [holder]
 
 
 def test_another_pipelines_lock_is_another(instance: dg.DagsterInstance, tmp_path: Path) -> None:

@@ -272,3 +272,32 @@ def test_a_limit_of_hours_leaves_the_rest_for_later_and_keeps_what_was_done(worl
     assert all(reason.endswith("UTC") for reason in report.held.values())
     assert not report.failed
     assert report.stopped is None
+
+
+def test_what_the_dataset_has_is_read_and_told_outside_the_turn(world: World) -> None:
+    world.add("a.wav", "b.wav")
+    world.settle()
+    names = world.blueprint.names
+    world.instance.wipe_assets([names.embedding_tasks, names.segment_embeddings])
+    in_turn, told = False, []
+
+    @contextmanager
+    def turn() -> Iterator[None]:
+        nonlocal in_turn
+        in_turn = True
+        yield
+        in_turn = False
+
+    def log_event(event: Event) -> None:
+        told.append((event.asset_key, event.partition, in_turn))
+        world.instance.report_runless_asset_event(event)
+
+    with world.blueprint.client.client() as client:
+        submit(world, client, ["a.wav", "b.wav"], turn=turn, log_event=log_event)
+
+    assert told == [
+        *((names.embedding_tasks, key, True) for key in ("a.wav", "b.wav")),
+        *((names.segment_embeddings, key, False) for key in ("a.wav", "b.wav")),
+    ]
+    assert set(world.states().values()) == {"embedded"}
+    assert world.created() == {"a.wav": 1, "b.wav": 1}
