@@ -15,11 +15,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
-import re
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from crash_stack import Stack, send
 
 from embed_pipeline.dataset import EmbeddingDataset
 from embed_pipeline.emulator import Emulator, EmulatorSettings
@@ -37,52 +35,6 @@ from embed_pipeline.orchestration.names import PipelineNames
 from embed_pipeline.orchestration.settings import EmbeddingSettings
 from embed_pipeline.orchestration.status import read_statuses
 
-_DEFINITIONS = """
-import os
-from pathlib import Path
-from embed_pipeline.orchestration import processes
-from embed_pipeline.orchestration.blueprint import Blueprint
-from embed_pipeline.orchestration.pipeline import build_definitions
-from embed_pipeline.orchestration.policy import PipelinePolicy
-from embed_pipeline.orchestration.resources import EmbedClientResource, EmbeddingStoreResource, MediaLibraryResource
-
-root = os.environ["CRASH_TEST_ROOT"]
-if os.environ.get("CRASH_TEST_NAMELESS"):
-    processes._PROC = Path("/nowhere")
-defs = build_definitions(
-    Blueprint(
-        client=EmbedClientResource(base_url=os.environ["CRASH_TEST_URL"], concurrency=2),
-        library=MediaLibraryResource(location=f"{root}/media", settle_sec=0.0, cache=f"{root}/fingerprints.sqlite"),
-        store=EmbeddingStoreResource(root=f"{root}/embeddings"),
-        policy=PipelinePolicy(
-            submit_automatically=True,
-            partitions_per_run=6,
-            runs_per_tick=4,
-            sensor_interval_sec=5,
-            collect_wait_sec=0.0,
-            retry_backoff_sec=0.0,
-            dead_after_sec=10.0,
-        ),
-    )
-)
-"""
-_INSTANCE = """
-telemetry:
-  enabled: false
-run_monitoring:
-  enabled: true
-  poll_interval_seconds: 2
-  start_timeout_seconds: 45
-  free_slots_after_run_end_seconds: 1
-run_queue:
-  dequeue_interval_seconds: 1
-concurrency:
-  runs:
-    max_concurrent_runs: 3
-  pools:
-    granularity: op
-    default_limit: 4
-"""
 _SAMPLES_PER_SEC = 1000
 _NAMES = PipelineNames()
 
@@ -130,101 +82,6 @@ class Library:
 
 
 @dataclass
-class Stack:
-    """The daemon with its code server, and the run processes below."""
-
-    root: Path
-    environment: dict[str, str]
-    process: subprocess.Popen[bytes] | None = None
-    pids: dict[str, int] = field(default_factory=dict)
-    nameless: bool = False
-
-    def start(self) -> None:
-        """Start the daemon; its code server and the runs are its children."""
-        log = (self.root / "daemon.log").open("ab")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "dagster._daemon", "run", "-f", str(self.root / "crash_definitions.py")],
-            env={**self.environment, **({"CRASH_TEST_NAMELESS": "1"} if self.nameless else {})},
-            stdout=log,
-            stderr=log,
-            cwd=self.root,
-            start_new_session=True,
-        )
-
-    def kill_daemon(self) -> None:
-        """End the daemon alone; its code server and runs notice, or not."""
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait()
-
-    def kill_everything(self) -> int:
-        """End all processes as a machine that loses power does; how many of them executed runs."""
-        assert self.process is not None
-        runs = self.run_processes()
-        # Those that would tell of a run's death go first.
-        for pid in sorted(_own_processes(str(self.root)), key=lambda pid: pid in runs):
-            _signal(pid, signal.SIGKILL)
-        self.process.wait()
-        self.nameless = not self.nameless
-        return len(runs)
-
-    def stop(self) -> None:
-        """End everything that was started, whichever daemon started it."""
-        for pid in _own_processes(str(self.root)):
-            _signal(pid, signal.SIGKILL)
-        if self.process is not None:
-            self.process.wait()
-
-    def run_processes(self) -> set[int]:
-        """The processes that execute runs."""
-        found = set()
-        for pid in _own_processes(str(self.root)):
-            command = _read(pid, "cmdline")
-            if "spawn_main" in command and "api" in _read(_parent(pid), "cmdline"):
-                found.add(pid)
-        return found
-
-    def executing(self, instance: dg.DagsterInstance) -> set[int]:
-        """The processes of runs that have begun to execute."""
-        for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
-            if run.run_id not in self.pids:
-                for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT):
-                    found = re.search(r"Executing steps in process \(pid: (\d+)\)", entry.user_message or "")
-                    if found or (found := re.search(r"\(pid: (\d+)\)", entry.get_dagster_event().message or "")):
-                        self.pids[run.run_id] = int(found[1])
-        return set(self.pids.values())
-
-
-def _own_processes(root: str) -> list[int]:
-    mark = f"CRASH_TEST_ROOT={root}"
-    return [
-        int(entry.name)
-        for entry in Path("/proc").iterdir()
-        if entry.name.isdigit() and int(entry.name) != os.getpid() and mark in _read(int(entry.name), "environ")
-    ]
-
-
-def _read(pid: int, what: str) -> str:
-    try:
-        return Path(f"/proc/{pid}/{what}").read_bytes().replace(b"\0", b"\n").decode(errors="replace")
-    except OSError:
-        return ""
-
-
-def _parent(pid: int) -> int:
-    stat = _read(pid, "stat").rpartition(")")[2].split()
-    return int(stat[1]) if len(stat) > 1 else 0
-
-
-def _signal(pid: int, what: signal.Signals) -> bool:
-    try:
-        os.kill(pid, what)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-@dataclass
 class Kills:
     """Which processes are killed, and when."""
 
@@ -254,7 +111,7 @@ class Kills:
             for pid in running:
                 self.doomed[pid] = min(self.doomed[pid], now + self.chance.uniform(0, 0.1))
         for pid, at in list(self.doomed.items()):
-            if now >= at and self.done < self.wanted and pid in running and _signal(pid, signal.SIGKILL):
+            if now >= at and self.done < self.wanted and pid in running and send(pid, signal.SIGKILL):
                 self.done += 1
                 self.while_creating += created > seen
                 if self.done % 10 == 0:
@@ -352,60 +209,56 @@ def crash_test(kills: int, files: int, seed: int, root: Path, longest_sec: float
     library = Library(root / "media", random.Random(seed))
     library.folder.mkdir(parents=True)
     library.fill(files)
-    home = root / "dagster"
-    home.mkdir()
-    (home / "dagster.yaml").write_text(_INSTANCE)
-    (root / "crash_definitions.py").write_text(_DEFINITIONS)
-    begin, doom = time.monotonic(), Kills(kills, random.Random(seed + 1))
+    doom = Kills(kills, random.Random(seed + 1))
     # Each create takes a moment before it has its effect and another before its answer: time to die in.
     slow = [
         {"kind": "latency", "on": "create", "seconds": 0.15, "distribution": "exponential"},
         {"kind": "latency", "on": "retrieve", "seconds": 0.1, "distribution": "exponential"},
     ]
     settings = EmulatorSettings(engine="instant", media_root=library.folder, workers=1, faults=tuple(slow))
-    with Emulator(settings) as emulator, dg.DagsterInstance.from_config(str(home)) as instance:
-        stack = Stack(
-            root,
-            {
-                **os.environ,
-                "DAGSTER_HOME": str(home),
-                "CRASH_TEST_ROOT": str(root),
-                "CRASH_TEST_URL": emulator.base_url,
-            },
-        )
-        stack.start()
-        changes, seen, looked = 0, 0, 0.0
-        try:
-            while time.monotonic() - begin < longest_sec:
-                seen = doom.look(stack, instance, emulator, seen)
-                time.sleep(0.05)
-                if time.monotonic() - looked < 5:
-                    continue
-                looked = time.monotonic()
-                if _all_done(instance, library):
-                    if doom.done >= kills:
-                        break
-                    library.change()
-                    changes += 1
-        finally:
-            stack.stop()
-        broken = check(library, root, emulator, instance)
-        runs = Counter(run.status.value for run in instance.get_runs())
-        return {
-            "kills": doom.done,
-            "of_them_within_0.1_s_of_a_create": doom.while_creating,
-            "daemon_kills": doom.daemons,
-            "kills_of_everything": doom.machines,
-            "runs_taken_for_dead": _taken_for_dead(instance),
-            "files": len(library.contents),
-            "rounds_of_changes": changes,
-            "contents": library.distinct(),
-            "tasks": emulator.platform.journal.summary()["tasks_created"],
-            "states": dict(_states(instance)),
-            "runs": dict(runs),
-            "seconds": round(time.monotonic() - begin),
-            "broken": broken,
-        }
+    with Emulator(settings) as emulator:
+        stack = Stack(root, emulator.base_url)
+        with dg.DagsterInstance.from_config(str(stack.home)) as instance:
+            return _play(library, stack, emulator, instance, doom, longest_sec)
+
+
+def _play(
+    library: Library, stack: Stack, emulator: Emulator, instance: dg.DagsterInstance, doom: Kills, longest_sec: float
+) -> dict[str, Any]:
+    begin = time.monotonic()
+    stack.start()
+    changes, seen, looked = 0, 0, 0.0
+    try:
+        while time.monotonic() - begin < longest_sec:
+            seen = doom.look(stack, instance, emulator, seen)
+            time.sleep(0.05)
+            if time.monotonic() - looked < 5:
+                continue
+            looked = time.monotonic()
+            if _all_done(instance, library):
+                if doom.done >= doom.wanted:
+                    break
+                library.change()
+                changes += 1
+    finally:
+        stack.stop()
+    broken = check(library, stack.root, emulator, instance)
+    runs = Counter(run.status.value for run in instance.get_runs())
+    return {
+        "kills": doom.done,
+        "of_them_within_0.1_s_of_a_create": doom.while_creating,
+        "daemon_kills": doom.daemons,
+        "kills_of_everything": doom.machines,
+        "runs_taken_for_dead": _taken_for_dead(instance),
+        "files": len(library.contents),
+        "rounds_of_changes": changes,
+        "contents": library.distinct(),
+        "tasks": emulator.platform.journal.summary()["tasks_created"],
+        "states": dict(_states(instance)),
+        "runs": dict(runs),
+        "seconds": round(time.monotonic() - begin),
+        "broken": broken,
+    }
 
 
 def main() -> int:
