@@ -114,6 +114,23 @@ def test_a_folder_that_is_not_there_is_named_before_anything_starts(tmp_path: Pa
     assert not (tmp_path / "home").exists()
 
 
+@pytest.mark.parametrize("command", ["demo", "dev"])
+def test_a_home_that_cannot_be_written_is_named(tmp_path: Path, media: Path, command: str) -> None:
+    (tmp_path / "file").touch()
+
+    assert "cannot be written (Not a directory). Name another place with --home" in message(
+        run(command, "--home", tmp_path / "file" / "home", "--media", media)
+    )
+
+
+def test_a_plan_for_an_empty_folder_says_that_it_is_empty(tmp_path: Path) -> None:
+    (tmp_path / "media").mkdir()
+
+    result = run("plan", "--home", tmp_path / "home", "--media", tmp_path / "media")
+
+    assert result.output.strip() == "The media library holds no media files: no task would be created."
+
+
 def test_an_empty_folder_is_told_with_what_lies_in_it_instead(tmp_path: Path) -> None:
     (tmp_path / "media").mkdir()
     (tmp_path / "media" / "notes.txt").write_text("words")

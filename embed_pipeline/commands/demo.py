@@ -54,6 +54,7 @@ def run_demo(place: Place, console: Console) -> int:
         raise ConfigurationError(
             f"There are no media files in {workplace.location}{_left_out(listing)}: nothing to do."
         )
+    workplace.require_writable()
     with interrupted_in_order(), platform_of(place, console) as (complete, _):
         workplace.dagster_home()
         return _embed(complete, console)
@@ -63,11 +64,12 @@ def prepared(place: Place, console: Console) -> Workplace:
     """The workplace of a place, with the sample library in it where that is meant.
 
     Raises:
-        ConfigurationError: The place is an instance of the team's own.
+        ConfigurationError: The place is an instance of the team's own, or the folder cannot be written.
     """
     if place.workplace is None:
         raise ConfigurationError("Name the folder of the local commands with --home.")
     if place.workplace.is_sample:
+        place.workplace.require_writable()
         make_samples(Path(place.workplace.location), console)
     return place.workplace
 
@@ -207,6 +209,7 @@ def _left_out(listing: Listing) -> str:
 def _show_neighbours(dataset: EmbeddingDataset, rows: list[MediaStatus], console: Console) -> None:
     """Show that the vectors mean something: the segments nearest to one, wherever they are."""
     from embed_pipeline.dataset import SegmentQuery, nearest, read_embeddings
+    from embed_pipeline.media import decode_partition_key
 
     columns = ("segment_id", "media", "embedding_option", "start_sec", "end_sec")
     best: tuple[float, dict[str, object], list[Match]] | None = None
@@ -239,14 +242,20 @@ def _show_neighbours(dataset: EmbeddingDataset, rows: list[MediaStatus], console
     if best is None:
         return
     _, query, matches = best
-    where = f"{query['media']} {query['start_sec']:.1f}-{query['end_sec']:.1f} s ({query['embedding_option']})"
+    media = decode_partition_key(str(query["media"]))
+    where = f"{media} {query['start_sec']:.1f}-{query['end_sec']:.1f} s ({query['embedding_option']})"
     table = Table(title=Text(f"Nearest to {where}"))
     table.add_column("media file", overflow="fold")
     table.add_column("from", justify="right")
     table.add_column("to", justify="right")
     table.add_column("cosine", justify="right")
     for match in matches:
-        table.add_row(Text(match.media), f"{match.start_sec:.1f} s", f"{match.end_sec:.1f} s", f"{match.score:.3f}")
+        table.add_row(
+            Text(decode_partition_key(match.media)),
+            f"{match.start_sec:.1f} s",
+            f"{match.end_sec:.1f} s",
+            f"{match.score:.3f}",
+        )
     console.print(table)
 
 

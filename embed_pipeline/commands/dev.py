@@ -32,12 +32,13 @@ def run_dev(place: Place, port: int, console: Console) -> int:
         Dagster's exit code.
 
     Raises:
-        ConfigurationError: The port is taken, or a variable makes no sense.
+        ConfigurationError: The port is taken, the home cannot be written, or a variable makes no sense.
         MediaError: The library is missing, or cannot be read.
     """
     _require_free(port)
     workplace = prepared(place, console)
     listed(place)
+    workplace.require_writable()
     workplace.dagster_home()
     with platform_of(place, console) as (complete, _):
         environment = dict(complete.environment)

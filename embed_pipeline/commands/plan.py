@@ -72,15 +72,17 @@ def _show(plan: SpendingPlan, console: Console) -> None:
         table.add_row(*row, style="bold" if prospect in CREATING else "")
     for reason, count in plan.left_out.items():
         table.add_row(f"left out: {reason}", str(count), "", *([""] if plan.price_per_minute else []), style="dim")
-    console.print(table)
+    if table.row_count:
+        console.print(table)
     told = {Prospect.TOO_SHORT, Prospect.TOO_LONG, Prospect.OVER_A_LIMIT}
     told |= {Prospect.UNREADABLE, Prospect.FAILED, Prospect.WAITING}
     listed = [file for file in plan.files if file.prospect in told]
     for file in listed[:_LISTED]:
-        name = escape(decode_partition_key(file.media))
-        console.print(f"  [yellow]{file.prospect.value}[/] {name}: {escape(file.reason)}", highlight=False)
+        name, what = escape(decode_partition_key(file.media)), file.prospect.value
+        console.print(f"  [yellow]{what}[/] {name}: {escape(file.reason.removeprefix(f'{what}: '))}", highlight=False)
     if len(listed) > _LISTED:
         console.print(f"  ... and {len(listed) - _LISTED} more; --json lists them all.")
-    console.print(f"[bold]{plan.headline}[/] {plan.pace}", highlight=False)
+    pace = f" {plan.pace}" if plan.created else ""
+    console.print(f"[bold]{plan.headline}[/]{pace}", highlight=False)
     if plan.minutes_left_today is not None:
         console.print(f"{plan.minutes_left_today:.1f} media minutes are left today.", highlight=False)

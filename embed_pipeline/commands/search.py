@@ -92,6 +92,9 @@ def run_search(place: Place, request: SearchRequest, as_json: bool, console: Con
             highlight=False,
         )
         return 0
+    if not matches:
+        console.print(Text(_nothing_found(request)))
+        return 0
     table = Table()
     table.add_column("score", justify="right")
     table.add_column("media file", overflow="fold")
@@ -110,6 +113,18 @@ def run_search(place: Place, request: SearchRequest, as_json: bool, console: Con
         )
     console.print(table)
     return 0
+
+
+def _nothing_found(request: SearchRequest) -> str:
+    """That there is nothing to show, and what was looked among."""
+    option = request.option or ("transcription" if request.text is not None else None)
+    among = ", ".join(
+        f"{name} {value}"
+        for name, value in (("option", option), ("scope", request.scope), ("space", request.space))
+        if value is not None
+    )
+    segments = "other segments" if request.segment is not None or request.media is not None else "segments"
+    return f"Nothing was found: the dataset holds no {segments}{f' with {among}' if among else ''}."
 
 
 def _nearest(request: SearchRequest, dataset: EmbeddingDataset, blueprint: Blueprint) -> list[Match]:
@@ -218,7 +233,9 @@ def read_vectors(path: Path) -> NDArray[np.float32]:
         if path.suffix == ".npy":
             return np.asarray(np.load(path, allow_pickle=False), np.float32)
         return np.asarray(json.loads(path.read_text()), np.float32)
-    except (OSError, ValueError, TypeError) as error:
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}.") from None
+    except (ValueError, TypeError) as error:
         raise ConfigurationError(
             f"{path} holds no vector: {error}. It takes a .npy file, or JSON such as [0.1, 0.2]."
         ) from None

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from embed_pipeline.errors import ConfigurationError
 
 # Few moving parts for one machine: what is queued starts soon, a run whose process died is noticed and gives back its
 # place in the pool, and the pool leaves room for a run that waits while another submits.
@@ -83,6 +86,22 @@ class Workplace:
     def emulator_state(self) -> Path:
         """The emulator's tasks and results."""
         return self.root / "emulator"
+
+    def require_writable(self) -> None:
+        """Make the folder, and sure that things can be kept in it.
+
+        Raises:
+            ConfigurationError: It cannot be made, or nothing can be written into it.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root):
+                pass
+        except OSError as error:
+            raise ConfigurationError(
+                f"The folder {self.root}, in which everything is kept, cannot be written ({error.strerror}). "
+                "Name another place with --home."
+            ) from error
 
     def dagster_home(self) -> Path:
         """Dagster's instance folder, made with its settings if it is not there yet."""

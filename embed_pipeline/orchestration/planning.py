@@ -44,6 +44,7 @@ class Prospect(Enum):
     NEW = "new"
     CHANGED = "changed"
     OTHER_SETTINGS = "other settings"
+    OTHER_PLATFORM = "other platform"
     RETRY = "retry"
     SAME_CONTENT = "same content"
     UNCHANGED = "unchanged"
@@ -55,7 +56,7 @@ class Prospect(Enum):
     UNREADABLE = "unreadable"
 
 
-CREATING = (Prospect.NEW, Prospect.CHANGED, Prospect.OTHER_SETTINGS, Prospect.RETRY)
+CREATING = (Prospect.NEW, Prospect.CHANGED, Prospect.OTHER_SETTINGS, Prospect.OTHER_PLATFORM, Prospect.RETRY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +165,8 @@ class SpendingPlan:
     @property
     def headline(self) -> str:
         """The plan in one sentence."""
+        if not self.files:
+            return "The media library holds no media files: no task would be created."
         cost = f", about {self.cost:.2f} at {self.price_per_minute:g} a minute" if self.price_per_minute else ""
         return f"{len(self.created)} tasks would be created for {self.minutes:.1f} media minutes{cost}."
 
@@ -252,12 +255,15 @@ def prospect_of(decision: Decision, known: Known, own: Collection[TaskRecord], p
         case Action.SUBMIT:
             if over_a_limit(candidate.minutes, policy):
                 return Prospect.OVER_A_LIMIT
-            contents = {(record.fingerprint, record.settings_digest) for record in own}
-            if (candidate.fingerprint, candidate.settings_digest) in contents or decision.attempt > 1:
+            same = [record for record in own if record.fingerprint == candidate.fingerprint]
+            here = {record.settings_digest for record in same if record.platform == known.platform}
+            if candidate.settings_digest in here or decision.attempt > 1:
                 return Prospect.RETRY
-            if any(fingerprint == candidate.fingerprint for fingerprint, _ in contents):
+            if here:
                 return Prospect.OTHER_SETTINGS
-            return Prospect.CHANGED if contents else Prospect.NEW
+            if same:
+                return Prospect.OTHER_PLATFORM
+            return Prospect.CHANGED if own else Prospect.NEW
         case Action.FOLLOW:
             return Prospect.SAME_CONTENT
         case Action.HOLD:

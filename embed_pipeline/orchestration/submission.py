@@ -263,7 +263,7 @@ class Submission:
             case Action.HOLD:
                 self._events.report.held[key] = decision.reason
             case Action.REFUSE:
-                self._events.refused(key, decision.candidate.fingerprint, f"{part.files[key].path}: {decision.reason}")
+                self._events.refused(key, decision.candidate.fingerprint, decision.reason)
             case _:
                 return
         del part.candidates[key]

@@ -209,7 +209,7 @@ def test_a_file_that_is_too_short_is_refused_before_anything_is_paid(world: Worl
 
     assert world.settle() == {"good.wav": "embedded", "short.wav": "failed"}
 
-    assert "too short: 2.0 s" in world.statuses()["short.wav"].reason
+    assert world.statuses()["short.wav"].reason.startswith("too short: 2.0 s"), "its name stands beside it"
     assert world.created() == {"good.wav": 1}
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from embed_pipeline.orchestration.day_budget import DayBudget, fitting
 from embed_pipeline.orchestration.planning import Prospect, SpendingLimit, SpendingPlan, in_hours, make_plan
+from embed_pipeline.orchestration.resources import EmbedClientResource
 from embed_pipeline.orchestration.settings import EmbeddingSettings, Segmentation
 from embed_pipeline_tests.orchestration.world import World
 
@@ -87,6 +88,14 @@ def test_other_settings_are_planned_for_the_files_they_affect(world: World) -> N
 
     assert prospects(world.varied(settings=other_sound)) == {"one.wav": "other settings"}
     assert prospects(world.varied(settings=other_picture)) == {"one.wav": "unchanged"}
+
+
+def test_a_task_on_another_platform_is_told_from_one_that_failed(world: World) -> None:
+    world.add("one.wav")
+    world.settle()
+    elsewhere = EmbedClientResource(api_key="key", base_url="https://api.example.com/v1.3")
+
+    assert prospects(world.varied(client=elsewhere)) == {"one.wav": "other platform"}
 
 
 def test_a_file_longer_than_the_platform_takes_is_named(world: World) -> None:
