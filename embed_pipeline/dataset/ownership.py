@@ -21,7 +21,7 @@ def claim(storage: Storage, pipeline: str) -> None:
         pipeline: The pipeline's name; empty for the one without.
 
     Raises:
-        DatasetError: Another pipeline has the root.
+        DatasetError: Another pipeline has the root, or whose it is cannot be told.
     """
     owner = _owner(storage)
     if owner is None:
@@ -37,12 +37,19 @@ def claim(storage: Storage, pipeline: str) -> None:
 
 
 def _owner(storage: Storage) -> str | None:
-    data = storage.read(PATH)
-    try:
-        told = None if data is None else json.loads(data)["pipeline"]
-    except (ValueError, KeyError, TypeError):
+    if (data := storage.read(PATH)) is None:
         return None
-    return told if isinstance(told, str) else None
+    try:
+        told = json.loads(data)["pipeline"]
+    except (ValueError, KeyError, TypeError):
+        told = None
+    if not isinstance(told, str):
+        # Another program's perhaps, with a meaning of its own.
+        raise DatasetError(
+            f"{storage.uri(PATH)} does not tell which pipeline's dataset this is, and is not replaced, since it may be "
+            "somebody's. Give the dataset an output of its own, or delete that file."
+        )
+    return told
 
 
 def _called(pipeline: str) -> str:

@@ -29,14 +29,13 @@ def test_a_renamed_pipeline_has_it_once_the_note_is_deleted(tmp_path: Path) -> N
     dataset.claim("films")
 
 
-@pytest.mark.parametrize("written", [b"", b"{", b"[]", b'{"pipeline": 3}'])
-def test_a_note_that_nobody_can_read_is_written_anew(tmp_path: Path, written: bytes) -> None:
+@pytest.mark.parametrize("written", [b"", b"{", b"[]", b'{"pipeline": 3}', b'{"name": "etl"}', b"\xff"])
+def test_a_file_of_that_name_that_tells_no_pipeline_is_not_replaced(tmp_path: Path, written: bytes) -> None:
     (tmp_path / "pipeline.json").write_bytes(written)
 
-    EmbeddingDataset(str(tmp_path)).claim("films")
-
-    with pytest.raises(DatasetError, match="films"):
-        EmbeddingDataset(str(tmp_path)).claim("")
+    with pytest.raises(DatasetError, match=r"pipeline\.json does not tell .* delete that file"):
+        EmbeddingDataset(str(tmp_path)).claim("films")
+    assert (tmp_path / "pipeline.json").read_bytes() == written
 
 
 def test_of_two_that_come_at_once_one_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
