@@ -111,7 +111,7 @@ def build_task_checks(blueprint: Blueprint) -> dg.AssetChecksDefinition:
     names = blueprint.names
 
     @dg.multi_asset_check(
-        name=names.plain("embedding_task_checks"),
+        name=names.task_checks,
         specs=[
             dg.AssetCheckSpec(name, asset=names.embedding_tasks, description=description)
             for name, (description, _, _) in TASK_CHECKS.items()

@@ -8,7 +8,7 @@ would write.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -26,15 +26,14 @@ _LAUNCH_TAKES = timedelta(hours=1)
 _LAUNCHING = frozenset({dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING})
 _RUNNING = frozenset({dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING})
 _STEP_BEGINS = frozenset({dg.DagsterEventType.STEP_START, dg.DagsterEventType.STEP_RESTARTED})
-_STEP_ENDS = frozenset(
-    {dg.DagsterEventType.STEP_SUCCESS, dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.STEP_UP_FOR_RETRY}
-)
+# One that is to be tried again has not ended: it may be silent until then.
+_STEP_ENDS = frozenset({dg.DagsterEventType.STEP_SUCCESS, dg.DagsterEventType.STEP_FAILURE})
 
 
 def patience(
     status: dg.DagsterRunStatus,
-    steps_under_way: Collection[str],
-    own_steps: Collection[str] | None,
+    steps_under_way: Mapping[str, bool],
+    own_steps: Collection[str],
     *,
     dead_after: timedelta,
 ) -> timedelta | None:
@@ -42,14 +41,17 @@ def patience(
 
     Args:
         status: The run's status.
-        steps_under_way: The steps of it that have begun and not ended.
-        own_steps: The steps that show signs of life; None for all of the run's.
+        steps_under_way: The steps of it that have not ended, and whether each has begun: a process or a machine of its
+            own may be on its way for it.
+        own_steps: The steps that show signs of life.
         dead_after: How long such a step may be silent.
     """
     if status in _LAUNCHING:
         return max(dead_after, _LAUNCH_TAKES)
-    if own_steps is not None and not set(steps_under_way).issubset(own_steps):
+    if not steps_under_way.keys() <= set(own_steps):
         return None
+    if not all(steps_under_way.values()):
+        return max(dead_after, _LAUNCH_TAKES)
     if steps_under_way:
         return dead_after
     return dead_after + _WAITING_STEPS_ARE_TOLD_EVERY
@@ -123,8 +125,7 @@ class DeadRuns:
         since = self._last_event(run)
         if now - since <= dead_after or self._dagster_watches(run):
             return None
-        own_steps = None if of_one_process else {key.to_python_identifier() for key in self.names.assets}
-        may_be_silent = patience(run.status, self._steps_under_way(run), own_steps, dead_after=dead_after)
+        may_be_silent = patience(run.status, self._steps_under_way(run), self.names.steps, dead_after=dead_after)
         if may_be_silent is None or now - since <= may_be_silent:
             return None
         return (
@@ -138,15 +139,16 @@ class DeadRuns:
         record = self.instance.get_run_record_by_id(run.run_id)
         return record.create_timestamp if record is not None else datetime.now(UTC)
 
-    def _steps_under_way(self, run: dg.DagsterRun) -> set[str]:
-        under_way: set[str] = set()
-        for entry in self.instance.all_logs(run.run_id, of_type={*_STEP_BEGINS, *_STEP_ENDS}):
+    def _steps_under_way(self, run: dg.DagsterRun) -> dict[str, bool]:
+        under_way: dict[str, bool] = {}
+        launched = dg.DagsterEventType.STEP_WORKER_STARTING
+        for entry in self.instance.all_logs(run.run_id, of_type={launched, *_STEP_BEGINS, *_STEP_ENDS}):
             if entry.step_key is None or entry.dagster_event is None:
                 continue
-            if entry.dagster_event.event_type in _STEP_BEGINS:
-                under_way.add(entry.step_key)
+            if entry.dagster_event.event_type in _STEP_ENDS:
+                under_way.pop(entry.step_key, None)
             else:
-                under_way.discard(entry.step_key)
+                under_way[entry.step_key] = entry.dagster_event.event_type in _STEP_BEGINS
         return under_way
 
     def _dagster_watches(self, run: dg.DagsterRun) -> bool:

@@ -111,6 +111,17 @@ class PipelineNames:
         return frozenset({self.embedding_tasks, self.segment_embeddings, self.embeddings_table})
 
     @property
+    def task_checks(self) -> str:
+        """The step that checks the tasks of the whole library."""
+        return self.plain("embedding_task_checks")
+
+    @property
+    def steps(self) -> frozenset[str]:
+        """The steps of runs that are the pipeline's own: its assets, its checks, and its jobs of one step."""
+        of_assets = {key.to_python_identifier() for key in self.assets}
+        return frozenset({*of_assets, self.task_checks, self.plan_job, self.retire_job, *self.choosing_jobs})
+
+    @property
     def process_tag(self) -> str:
         """The run tag that names the process which works on a run."""
         return f"embed_pipeline/{self.plain('process')}"

@@ -15,13 +15,14 @@ from uuid import uuid4
 
 import dagster as dg
 import pytest
-from dagster._core.events import DagsterEvent
+from dagster._core.events import DagsterEvent, EngineEventData
 from dagster._core.execution.plan.active import CONCURRENCY_CLAIM_MESSAGE_INTERVAL
 from dagster._core.execution.plan.objects import StepSuccessData
 
 from embed_pipeline.orchestration import dead_runs
 from embed_pipeline.orchestration.dead_runs import DeadRuns, patience
 from embed_pipeline.orchestration.names import PipelineNames
+from embed_pipeline.orchestration.pipeline import build_definitions
 from embed_pipeline.orchestration.policy import PipelinePolicy
 from embed_pipeline.orchestration.processes import Whereabouts, this_process, whereabouts
 from embed_pipeline.orchestration.signs_of_life import process_of, signs_of_life
@@ -72,7 +73,10 @@ def run_of(
 
 
 def log_step(instance: dg.DagsterInstance, run: dg.DagsterRun, step: str, what: dg.DagsterEventType) -> None:
-    data = StepSuccessData(1.0) if what is dg.DagsterEventType.STEP_SUCCESS else None
+    data = {
+        dg.DagsterEventType.STEP_SUCCESS: StepSuccessData(1.0),
+        dg.DagsterEventType.STEP_WORKER_STARTING: EngineEventData(),
+    }.get(what)
     event = DagsterEvent(what.value, run.job_name, step_key=step, event_specific_data=data)
     instance.report_dagster_event(event, run.run_id)
 
@@ -184,6 +188,34 @@ def test_a_run_with_a_step_of_others_under_way_is_let_alone(instance: dg.Dagster
     assert end(instance, later=timedelta(days=3)) == [run.run_id]
 
 
+@pytest.mark.parametrize("waits_for", ["STEP_WORKER_STARTING", "STEP_UP_FOR_RETRY"])
+def test_a_step_of_others_that_waits_for_a_machine_or_another_attempt_may_be_silent(
+    instance: dg.DagsterInstance, waits_for: str
+) -> None:
+    of_both = frozenset({_NAMES.embedding_tasks, dg.AssetKey("theirs")})
+    run = run_of(instance, job="__ASSET_JOB", asset_selection=of_both, process="another-machine.1/1/1")
+    log_step(instance, run, "embedding_tasks", dg.DagsterEventType.STEP_SUCCESS)
+    if waits_for == "STEP_UP_FOR_RETRY":
+        log_step(instance, run, "theirs", dg.DagsterEventType.STEP_START)
+    log_step(instance, run, "theirs", dg.DagsterEventType(waits_for))
+
+    assert end(instance, later=timedelta(hours=5)) == []
+
+
+def test_a_job_of_others_that_bears_a_name_of_ours_is_let_alone(instance: dg.DagsterInstance) -> None:
+    run_of(instance, job=_NAMES.collect_job, step="theirs")
+
+    assert end(instance, later=timedelta(days=3)) == []
+
+
+def test_every_step_of_the_pipelines_jobs_is_known_as_its_own(world: World) -> None:
+    repository = build_definitions(world.blueprint).get_repository_def()
+    names = world.blueprint.names
+    jobs = [repository.get_job(name) for name in names.jobs]
+
+    assert {node.name for job in jobs for node in job.all_node_defs if isinstance(node, dg.OpDefinition)} == names.steps
+
+
 def test_a_step_process_that_died_is_not_the_whole_run(instance: dg.DagsterInstance) -> None:
     run_of(
         instance,
@@ -224,15 +256,16 @@ def test_what_dagsters_monitoring_notices_by_itself_is_left_to_it(
 def test_patience_grows_with_what_may_be_silent() -> None:
     own, dead_after = {"ours"}, timedelta(minutes=5)
 
-    assert patience(_STARTED, {"ours"}, own, dead_after=dead_after) == dead_after
-    assert patience(_STARTED, {"a check"}, None, dead_after=dead_after) == dead_after
-    assert patience(_STARTED, {"ours", "theirs"}, own, dead_after=dead_after) is None
-    waiting = patience(_STARTED, (), own, dead_after=dead_after)
+    assert patience(_STARTED, {"ours": True}, own, dead_after=dead_after) == dead_after
+    assert patience(_STARTED, {"ours": True, "theirs": True}, own, dead_after=dead_after) is None
+    assert patience(_STARTED, {"theirs": False}, own, dead_after=dead_after) is None
+    waiting = patience(_STARTED, {}, own, dead_after=dead_after)
     assert waiting is not None
     assert waiting > dead_after
-    launching = patience(dg.DagsterRunStatus.STARTING, (), own, dead_after=dead_after)
+    launching = patience(dg.DagsterRunStatus.STARTING, {}, own, dead_after=dead_after)
     assert launching is not None
     assert launching > waiting
+    assert patience(_STARTED, {"ours": False}, own, dead_after=dead_after) == launching
 
 
 def test_a_step_that_only_waits_shows_signs_of_life(stored_instance: dg.DagsterInstance) -> None:
