@@ -346,7 +346,7 @@ class Submission:
             self._limits_met.append(limit)  # it waits for another turn
             return
         except Exception as error:
-            self._events.problem(key, error, decision.candidate.fingerprint)
+            self._events.problem(key, error, decision.candidate.fingerprint, submitting=True)
         else:
             self._events.hindrances.passed()
             self._events.task(self._record(part, decision, task.id, datetime.now(UTC), adopted=task.adopted))

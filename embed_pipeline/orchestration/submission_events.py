@@ -109,13 +109,14 @@ class SubmissionEvents:
         until = f" until {limit.retry_at:%d %b %H:%M} UTC" if limit.retry_at else ""
         self.limit_reached = f"{limit.reason.rstrip('.') or limit.message}{until}"
 
-    def problem(self, key: str, error: Exception, fingerprint: str | None) -> None:
+    def problem(self, key: str, error: Exception, fingerprint: str | None, *, submitting: bool = False) -> None:
         """Tell what kept a file from its task, and judge whether it keeps those after it from theirs.
 
         Args:
             key: The partition key.
             error: What came up while it was made ready or submitted.
             fingerprint: Its content; None where that could not be read.
+            submitting: Whether its task may have been asked for by then.
         """
         from embed_pipeline.client import AmbiguousCreateError, RetryLaterError, culprit_of
 
@@ -130,8 +131,8 @@ class SubmissionEvents:
             self.limit(error)
             report.held[key] = str(self.limit_reached)
         elif not isinstance(error, EmbedPipelineError):
-            # Whether the task was created is not known; the next run looks for it before it creates another.
-            report.settled = False
+            # Whether a task was created is not known; the next run looks for it before it creates another.
+            report.settled = report.settled and not submitting
             report.failed[key] = unexpected(error)
             self.log(f"{key}: {traceback_of(error)}")
         elif self.hindrances.hindered_by(error):

@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 from embed_pipeline.client import EmbedClient
 from embed_pipeline.emulator import Emulator, EmulatorSettings
 from embed_pipeline.orchestration import left_behind, submission
+from embed_pipeline.orchestration.names import PipelineNames
 from embed_pipeline.orchestration.observations import media_observation
 from embed_pipeline.orchestration.submission import Submission
+from embed_pipeline.orchestration.submission_events import SubmissionEvents
 from embed_pipeline.orchestration.submission_report import SubmissionReport
 from embed_pipeline_tests.orchestration.world import World
 
@@ -301,3 +303,14 @@ def test_what_the_dataset_has_is_read_and_told_outside_the_turn(world: World) ->
     ]
     assert set(world.states().values()) == {"embedded"}
     assert world.created() == {"a.wav": 1, "b.wav": 1}
+
+
+@pytest.mark.parametrize("submitting", [False, True])
+def test_only_what_went_wrong_while_a_task_was_asked_for_leaves_a_submission_open(submitting: bool) -> None:
+    events = SubmissionEvents(PipelineNames(), "1", "terms", lambda _: None, lambda _: None)
+
+    events.problem("a.wav", ValueError("unforeseen"), "content", submitting=submitting)
+    events.problem("b.wav", ValueError("unforeseen"), "content")
+
+    assert set(events.report.failed) == {"a.wav", "b.wav"}
+    assert events.report.settled is not submitting
