@@ -71,7 +71,7 @@ class LeftBehind:
         deliveries: Mapping[str, Delivery],
         *,
         now: datetime,
-        settled: bool = True,
+        in_doubt: Collection[str] = (),
     ) -> Adoption:
         """Look for tasks that serve these media files.
 
@@ -82,11 +82,11 @@ class LeftBehind:
             files: Every file by partition key.
             deliveries: How each reaches the platform.
             now: The time of looking.
-            settled: Whether every task that this run has created itself so far has its event.
+            in_doubt: Contents for which this run itself may have created a task of which no event tells.
         """
         if not candidates:
             return Adoption()
-        own = self.run_id if settled else None
+        own = None if any(one.fingerprint in in_doubt for one in candidates) else self.run_id
         runs = unsettled_runs(self.instance, self.names, own_run_id=own, now=now, lifetime=self.lifetime)
         candidates = [one for one in candidates if any(self._is_new_in(one, run) for run in runs)]
         if not candidates:

@@ -293,7 +293,7 @@ class Submission:
         """Take over what runs that died have created, before anything new is."""
         deliveries = {key: self._preparation.delivery_of(file) for key, file in part.files.items()}
         candidates = [decision.candidate for decision in decisions]
-        found = self._left_behind.look(candidates, part.files, deliveries, now=now, settled=self._events.report.settled)
+        found = self._left_behind.look(candidates, part.files, deliveries, now=now, in_doubt=self._events.in_doubt)
         left = []
         for decision in decisions:
             key = decision.candidate.key

@@ -37,6 +37,7 @@ class SubmissionEvents:
         hindrances: What the platform answered lately.
         limit_reached: The limit that keeps every further file for later, in words.
         media_event_ids: The events that told of the media files as they are submitted.
+        in_doubt: The contents for which a task may have been created that no event tells of.
     """
 
     names: PipelineNames
@@ -48,6 +49,7 @@ class SubmissionEvents:
     hindrances: Hindrances = field(default_factory=Hindrances)
     limit_reached: str | None = None
     media_event_ids: dict[str, int] = field(default_factory=dict)
+    in_doubt: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._refused: set[str] = set()
@@ -121,6 +123,12 @@ class SubmissionEvents:
         from embed_pipeline.client import AmbiguousCreateError, RetryLaterError, culprit_of
 
         report = self.report
+        if (
+            submitting
+            and fingerprint is not None
+            and (isinstance(error, AmbiguousCreateError) or not isinstance(error, EmbedPipelineError))
+        ):
+            self.in_doubt.add(fingerprint)
         if isinstance(error, AmbiguousCreateError):
             report.settled = False
             report.failed[key] = str(error)

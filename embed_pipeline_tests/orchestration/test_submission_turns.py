@@ -305,6 +305,36 @@ def test_what_the_dataset_has_is_read_and_told_outside_the_turn(world: World) ->
     assert world.created() == {"a.wav": 1, "b.wav": 1}
 
 
+def test_a_task_in_doubt_is_looked_for_by_its_content_and_not_for_every_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = world.varied(partitions_per_run=3)
+    world.add("a.wav", "b.wav", "c.wav", "d.wav")
+    world.add("a.wav", first_seed=7)
+    world.add("twin.wav", first_seed=7)
+    world.faults(
+        {"kind": "drop", "on": "create", "when": "after", "count": 1},
+        {"kind": "status", "on": "list", "status": 403, "count": 1},
+        {"kind": "latency", "on": "create", "seconds": 0.2},
+    )
+    monkeypatch.setattr(submission, "_TURN_SEC", 0.1)
+    run_id = started_run(world)
+
+    def asked() -> int:
+        return len(world.emulator.platform.journal.entries(endpoint="list", limit=1000))
+
+    with world.blueprint.client.client() as client:
+        report = submit(world, client, ["a.wav", "b.wav", "c.wav", "d.wav", "twin.wav"], run_id=run_id)
+
+    assert set(report.failed) == {"a.wav"}
+    assert report.tasks["twin.wav"].how == "adopted", "it holds the same, and comes in a later part"
+    assert sum(world.created().values()) == 4
+    assert asked() == 2, "by the request that was in doubt, and for the twin"
+    run = world.instance.get_run_by_id(run_id)
+    assert run is not None
+    assert run.tags[world.blueprint.names.submission_tag] == "open"
+
+
 @pytest.mark.parametrize("submitting", [False, True])
 def test_only_what_went_wrong_while_a_task_was_asked_for_leaves_a_submission_open(submitting: bool) -> None:
     events = SubmissionEvents(PipelineNames(), "1", "terms", lambda _: None, lambda _: None)
