@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from embed_pipeline.emulator import Emulator, EmulatorSettings, Timing
+from embed_pipeline.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import httpx
@@ -113,7 +114,10 @@ class InProcessEmulator:
 
         Raises:
             TimeoutError: If the work takes longer than a minute.
+            ConfigurationError: There is no such task.
         """
+        if task_id is not None:
+            self._require(task_id)
         store, clock = self.platform.store, self.platform.clock
         store.release(task_id, now=clock.now())
         deadline = time.monotonic() + _FINISH_SEC
@@ -122,15 +126,23 @@ class InProcessEmulator:
                 raise TimeoutError(f"The emulator did not finish its tasks within {_FINISH_SEC:.0f} seconds.")
             time.sleep(0.002)
 
+    def _require(self, task_id: str) -> None:
+        if self.platform.store.get(task_id) is None:
+            raise ConfigurationError(f"There is no task {task_id!r}.")
+
     def fail(self, task_id: str, message: str = "failed") -> None:
         """Make a task fail.
 
         Args:
             task_id: The task.
             message: The platform's words, or the short name of a documented message such as `unstable`.
+
+        Raises:
+            ConfigurationError: There is no such task.
         """
         from embed_pipeline.emulator.faults import MESSAGES
 
+        self._require(task_id)
         self.platform.store.overrule(task_id, MESSAGES.get(message, message), now=self.platform.clock.now())
 
     def advance(self, seconds: float) -> None:

@@ -230,6 +230,21 @@ def test_a_supervisor_and_a_closed_terminal_end_a_command_as_ctrl_c_does(name: s
     assert signal.getsignal(signal.Signals[name]) is before
 
 
+def test_an_interrupt_that_comes_within_a_finalizer_is_not_lost() -> None:
+    class Finalized:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    def work() -> None:
+        Finalized()
+        time.sleep(5)
+
+    hook = sys.unraisablehook
+    with pytest.raises(KeyboardInterrupt), interrupted_in_order():
+        work()
+    assert sys.unraisablehook is hook
+
+
 def test_a_signal_that_is_ignored_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

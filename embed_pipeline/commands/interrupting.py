@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
+
+_AGAIN_AFTER_SEC = 0.05
 
 
 @contextmanager
@@ -22,7 +31,31 @@ def interrupted_in_order() -> Iterator[None]:
     for one in before:
         signal.signal(one, interrupt)
     try:
-        yield
+        with _never_lost():
+            yield
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
+
+
+@contextmanager
+def _never_lost() -> Iterator[None]:
+    """Raise an interrupt again that came where Python drops what is raised: in a finalizer, or for a weak reference."""
+    hook = sys.unraisablehook
+    timers: list[threading.Timer] = []
+
+    def again(dropped: UnraisableHookArgs) -> None:
+        if not issubclass(dropped.exc_type, KeyboardInterrupt):
+            hook(dropped)
+            return
+        # Not from here, where it would be dropped as well.
+        timers.append(threading.Timer(_AGAIN_AFTER_SEC, os.kill, [os.getpid(), signal.SIGTERM]))
+        timers[-1].start()
+
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+        for timer in timers:
+            timer.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,6 +49,10 @@ def compute_for(settings: EmulatorSettings) -> Compute:
             f"There is no engine {settings.engine!r}; choose one of {', '.join(ENGINES)}, or package.module:attribute "
             "for one of your own."
         )
+    if settings.engine not in ENGINES and not _is_found(settings.engine.partition(":")[0]):
+        raise ConfigurationError(
+            f"The engine {settings.engine!r} cannot be loaded: there is no such module. Put its folder on PYTHONPATH."
+        )
     if settings.engine != "instant":
         return _isolated(settings)
 
@@ -62,6 +67,13 @@ def compute_for(settings: EmulatorSettings) -> Compute:
         return embed_instant(content, duration, request)
 
     return instant
+
+
+def _is_found(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def _isolated(settings: EmulatorSettings) -> Compute:

@@ -221,6 +221,11 @@ def test_an_argument_that_makes_no_sense_is_named(arguments, names, capsys):
     assert names in capsys.readouterr().err
 
 
+def test_an_engine_whose_module_is_not_there_is_refused_at_the_start(capsys):
+    assert main(["--engine", "no_such_package.engines:steam"]) == 2
+    assert "'no_such_package.engines:steam' cannot be loaded" in capsys.readouterr().err
+
+
 def test_fault_files_and_switches_are_read(tmp_path):
     faults = tmp_path / "faults.json"
     faults.write_text('{"seed": 7, "faults": [{"kind": "status", "status": 429, "on": "create", "retry_after": 3}]}')

@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from embed_pipeline.client import MediaSource, VideoInputRequest
+from embed_pipeline.errors import ConfigurationError
 from embed_pipeline.testing import TEST_SETTINGS, InProcessEmulator
 
 VIDEO = VideoInputRequest(media_source=MediaSource(url="https://media.example.com/talk.mp4"))
@@ -29,6 +30,13 @@ def test_a_task_fails_with_the_words_that_the_test_chooses(embed_emulator):
     task = client.v_2.tasks.create(**TALK)
     embed_emulator.fail(task.id, "unprocessable")
     assert "could not process your media" in client.v_2.tasks.retrieve(task.id).error.message
+
+
+def test_a_task_that_is_not_there_is_named(embed_emulator):
+    with pytest.raises(ConfigurationError, match="There is no task 'typo'"):
+        embed_emulator.fail("typo")
+    with pytest.raises(ConfigurationError, match="There is no task 'typo'"):
+        embed_emulator.finish("typo")
 
 
 def test_clients_on_any_event_loop_share_one_emulator(embed_emulator):
