@@ -58,8 +58,9 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as profile, browser(Path(profile), width=1300, height=860) as chrome:
         open_ui(chrome, options.ui)
-        _backfill(chrome, options.ui)
+        # Before the backfill, which leaves runs under way.
         _graph(chrome, options.ui)
+        _backfill(chrome, options.ui)
         page = f"{options.ui}/assets"
         _page(chrome, f"{page}/segment_embeddings?view=partitions&partition={options.embedded}", "partition")
         _picture(chrome)

@@ -123,8 +123,8 @@ class PipelineNames:
 
     @property
     def process_tag(self) -> str:
-        """The run tag that names the process which works on a run."""
-        return f"embed_pipeline/{self.plain('process')}"
+        """The run tag that names the process which works on a run; Dagster's UI hides tags that begin so."""
+        return f".dagster/embed_pipeline/{self.plain('process')}"
 
     @property
     def submission_tag(self) -> str:
