@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack, cast
 from embed_pipeline.dataset import codec
 from embed_pipeline.dataset.schema import COLUMNS, conform, segment_schema
 from embed_pipeline.dataset.store import EmbeddingDataset
-from embed_pipeline.errors import DatasetError
+from embed_pipeline.errors import ConfigurationError, DatasetError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -156,9 +156,12 @@ def read_embeddings(
 
     Raises:
         DatasetError: Several vector spaces would be mixed, or a file is damaged.
+        ConfigurationError: ``to`` is none of the three.
     """
     import pyarrow as pa
 
+    if to not in (known := ("arrow", "pandas", "matrix")):
+        raise ConfigurationError(f"Segments cannot be read to {to!r}; known are {', '.join(known)}.")
     if to == "matrix" and columns is not None:
         columns = {*columns, "embedding"}
     batches = _read_all(dataset, columns, source, mix_spaces, wanted)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from embed_pipeline.dataset import EmbeddingDataset, ParquetEncoding, read_embeddings, schema
 from embed_pipeline.dataset.paths import segment_path
-from embed_pipeline.errors import DatasetError
+from embed_pipeline.errors import ConfigurationError, DatasetError
 from embed_pipeline_tests.dataset.values import DIGEST, make_segments
 
 KEYS = ["a.mp4", "b/c.mp4", "d.mp3"]
@@ -74,6 +74,11 @@ def test_only_the_columns_that_were_asked_for_are_read(shared):
         assert read_embeddings(shared, columns=["end_sec", "media"], source=source).column_names == ["media", "end_sec"]
     with pytest.raises(DatasetError, match="no column vector"):
         read_embeddings(shared, columns=["vector"])
+
+
+def test_a_form_that_is_not_known_is_named(tmp_path):
+    with pytest.raises(ConfigurationError, match="'numpy'; known are arrow, pandas, matrix"):
+        read_embeddings(str(tmp_path), to="numpy")
 
 
 def test_a_dataset_that_is_empty_reads_as_no_rows(tmp_path):
