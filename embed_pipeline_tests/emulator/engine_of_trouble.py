@@ -46,3 +46,10 @@ class TroubleEngine:
             missing={"visual": f"{os.getpid()} {secret}"},
             engine=self.name,
         )
+
+
+class MistakenEngine(TroubleEngine):
+    name = "mistaken-1"
+
+    def embed_words(self, text: str) -> np.ndarray:
+        raise ZeroDivisionError(text)

@@ -308,10 +308,11 @@ def test_an_engine_that_fails_for_its_own_reasons_is_answered_in_the_platforms_s
     refused = ask(emulator, "text", {"input_text": "ships"})
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "VALIDATION_ERROR")
     assert "trouble-1 has no method embed_words" in refused.text
-    absent = start(EmulatorSettings(media_root=folder, workers=1, engine="no_such_module:Engine"))
-    broken = ask(absent, "text", {"input_text": "ships"})
+    engine = "embed_pipeline_tests.emulator.engine_of_trouble:MistakenEngine"
+    mistaken = start(EmulatorSettings(media_root=folder, workers=1, engine=engine))
+    broken = ask(mistaken, "text", {"input_text": "ships"})
     assert (broken.status_code, broken.json()["error"]["code"]) == (500, "INTERNAL_SERVER_ERROR")
-    assert absent.control("GET", "/journal/summary").json()["embedded_at_once"] == 0
+    assert mistaken.control("GET", "/journal/summary").json()["embedded_at_once"] == 0
 
 
 def test_a_fault_after_the_work_was_done_is_paid_for_all_the_same(emulator):
