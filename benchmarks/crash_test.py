@@ -231,7 +231,7 @@ def _play(
     try:
         while time.monotonic() - begin < longest_sec:
             seen = doom.look(stack, instance, emulator, seen)
-            time.sleep(0.05)
+            time.sleep(0.05)  # how finely the moments of death are chosen
             if time.monotonic() - looked < 5:
                 continue
             looked = time.monotonic()

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import httpx
@@ -58,19 +59,22 @@ def create_tasks(url: str, blueprint: Blueprint, count: int) -> list[str]:
 
 
 def store(instance: dg.DagsterInstance, events: Iterator[dg.AssetMaterialization | dg.AssetObservation]) -> None:
-    """Store events as Dagster does, but many in one transaction."""
-    storage = instance.event_log_storage
+    """Store events as Dagster does, but many in one transaction.
+
+    Its public way stores one at a time, at about 9 ms each; so this reaches into the storage.
+    """
+    storage: Any = instance.event_log_storage
     first = next(events)
     instance.report_runless_asset_event(first)  # makes the asset known
     while entries := [_entry(event) for event in itertools.islice(events, _AT_ONCE)]:
-        with storage.index_connection() as connection:  # type: ignore[attr-defined]
+        with storage.index_connection() as connection:
             last = connection.exec_driver_sql("SELECT max(id) FROM event_logs").scalar() or 0
             connection.execute(
                 SqlEventLogStorageTable.insert(),
-                [storage.prepare_insert_event(entry).compile().params for entry in entries],  # type: ignore[attr-defined]
+                [storage.prepare_insert_event(entry).compile().params for entry in entries],
             )
             ids = range(last + 1, last + 1 + len(entries))
-            storage._store_asset_event_tags(connection, entries, ids)  # type: ignore[attr-defined]
+            storage._store_asset_event_tags(connection, entries, ids)
 
 
 def _entry(event: dg.AssetMaterialization | dg.AssetObservation) -> EventLogEntry:

@@ -10,10 +10,9 @@ import argparse
 import io
 import json
 import tempfile
-import time
 import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -38,13 +37,13 @@ def save(chrome: Chrome, name: str) -> None:
     print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
 
 
-def ask(ui: str, query: str) -> dict[str, object]:
+def ask(ui: str, query: str) -> dict[str, Any]:
     """Ask the UI's own API."""
     request = urllib.request.Request(
         f"{ui}/graphql", json.dumps({"query": query}).encode(), {"Content-Type": "application/json"}
     )
     with urllib.request.urlopen(request) as answer:
-        data: dict[str, object] = json.load(answer)["data"]
+        data: dict[str, Any] = json.load(answer)["data"]
         return data
 
 
@@ -75,9 +74,20 @@ def main() -> None:
         _page(chrome, f"{options.ui}/locations/{_LOCATION}/sensors/media_discovery_sensor", "sensor")
 
 
+def _settled(chrome: Chrome) -> None:
+    """Wait until the page has shown the same words for three looks; it loads in parts."""
+    seen: list[str] = []
+
+    def same(chrome: Chrome) -> bool:
+        seen.append(chrome.find_element("tag name", "body").text)
+        return len(seen) > 3 and len(set(seen[-3:])) == 1
+
+    wait_for(chrome, same, "a page that has loaded", pause=1.0)
+
+
 def _page(chrome: Chrome, url: str, name: str) -> None:
     chrome.get(url)
-    time.sleep(6)
+    _settled(chrome)
     save(chrome, name)
 
 
@@ -85,14 +95,14 @@ def _graph(chrome: Chrome, ui: str) -> None:
     # The nodes tell most when the graph has the window to itself.
     chrome.set_window_size(1900, 700)
     chrome.get(f"{ui}/asset-groups/")
-    time.sleep(6)
+    _settled(chrome)
     save(chrome, "graph")
     chrome.set_window_size(1300, 860)
 
 
 def _picture(chrome: Chrome) -> None:
     wait_for(chrome, _link("Show Markdown"), "the link to the picture").click()
-    time.sleep(2)
+    _settled(chrome)
     save(chrome, "self-similarity")
 
 
@@ -108,13 +118,17 @@ def _backfill(chrome: Chrome, ui: str) -> None:
     chrome.get(f"{ui}/assets/segment_embeddings?view=partitions")
     wait_for(chrome, button("Materialize"), "Materialize").click()
     wait_for(chrome, button("All"), "All").click()
-    time.sleep(1)
+    _settled(chrome)
     save(chrome, "launch")
     wait_for(chrome, button("Launch"), "Launch").click()
-    time.sleep(40)
-    found = ask(ui, "{ partitionBackfillsOrError(limit: 1) { ... on PartitionBackfills { results { id } } } }")
-    (latest,) = found["partitionBackfillsOrError"]["results"]  # type: ignore[index]
-    _page(chrome, f"{ui}/runs/b/{latest['id']}", "backfill")
+
+    def ended(_: Chrome) -> str | None:
+        query = "{ partitionBackfillsOrError(limit: 1) { ... on PartitionBackfills { results { id status } } } }"
+        (latest,) = ask(ui, query)["partitionBackfillsOrError"]["results"]
+        return str(latest["id"]) if latest["status"].startswith("COMPLETED") else None
+
+    backfill = wait_for(chrome, ended, "the end of the backfill", seconds=300)
+    _page(chrome, f"{ui}/runs/b/{backfill}", "backfill")
 
 
 if __name__ == "__main__":

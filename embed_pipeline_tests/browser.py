@@ -54,12 +54,14 @@ def browser(profile: Path, *, width: int = 1400, height: int = 900) -> Iterator[
         chrome.quit()
 
 
-def wait_for(chrome: Chrome, look: Callable[[Chrome], _T | None], what: str, seconds: float = 60.0) -> _T:
+def wait_for(
+    chrome: Chrome, look: Callable[[Chrome], _T | None], what: str, seconds: float = 60.0, pause: float = 0.3
+) -> _T:
     """Look until there is something; ``what`` is told where there never is."""
     from selenium.common.exceptions import StaleElementReferenceException
     from selenium.webdriver.support.ui import WebDriverWait
 
-    waiting = WebDriverWait(chrome, seconds, 0.3, ignored_exceptions=[StaleElementReferenceException])
+    waiting = WebDriverWait(chrome, seconds, pause, ignored_exceptions=[StaleElementReferenceException])
     return waiting.until(look, f"did not see {what} within {seconds:.0f} s")  # type: ignore[return-value]
 
 

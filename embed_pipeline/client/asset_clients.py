@@ -22,7 +22,7 @@ File = Path | bytes | Callable[[], BinaryIO]
 def upload_file(
     session: Session,
     path: Path,
-    type: UploadType,  # noqa: A002 - the platform's and the official SDK's name
+    type: UploadType,
     filename: str | None,
     resume: Upload | None,
     on_upload: UploadCallback | None,
@@ -104,7 +104,7 @@ class AssetsClient:
         self,
         path: Path,
         *,
-        type: UploadType,  # noqa: A002
+        type: UploadType,
         filename: str | None = None,
         resume: Upload | None = None,
         on_upload: UploadCallback | None = None,
@@ -196,7 +196,7 @@ class MultipartUploadClient:
         self,
         *,
         filename: str,
-        type: UploadType,  # noqa: A002
+        type: UploadType,
         total_size: int,
         enable_hls: bool | None = None,
         enable_thumbnail: bool | None = None,

@@ -55,7 +55,7 @@ class AsyncAssetsClient:
         self,
         path: Path,
         *,
-        type: UploadType,  # noqa: A002
+        type: UploadType,
         filename: str | None = None,
         resume: Upload | None = None,
         on_upload: UploadCallback | None = None,
@@ -131,7 +131,7 @@ class AsyncMultipartUploadClient:
         self,
         *,
         filename: str,
-        type: UploadType,  # noqa: A002
+        type: UploadType,
         total_size: int,
         enable_hls: bool | None = None,
         enable_thumbnail: bool | None = None,

@@ -21,6 +21,9 @@ from embed_pipeline.client.errors import UnreadableResponseError
 from embed_pipeline.client.responses import EmbeddingTaskResponse, Segments
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import simdjson
     from numpy import float32
     from numpy.typing import NDArray
 
@@ -59,34 +62,43 @@ def _decode_windows(body: bytes, window_bytes: int) -> tuple[dict[str, Any], _Co
         return None
     parser, columns, position = simdjson.Parser(), _Columns(), start.end()
     try:
-        while True:
-            cut = _BETWEEN_OR_END.search(body, position + window_bytes)
-            closing = cut is None or cut[1] == b"]"
-            if closing:
-                # The end of data may lie before the place where the search began, so it is looked for from the front.
-                for cut in _END.finditer(body, position):
-                    try:
-                        window = parser.parse(b"[" + body[position : cut.start() + 1] + b"]")
-                    except ValueError:
-                        continue
-                    break
-                else:
-                    return None
-            else:
-                assert cut is not None  # noqa: S101 - for the type checker: closing says so
-                window = parser.parse(b"[" + body[position : cut.start() + 1] + b"]")
-            assert cut is not None  # noqa: S101
-            columns.add(window)
-            del window  # the parser refuses to go on while a view of the last window lives
-            position = cut.end()
-            if closing:
-                break
+        last = False
+        while not last:
+            ends, last = _window_ends(body, position, window_bytes)
+            end = _add_window(parser, columns, body, position, ends)
+            if end is None:
+                return None
+            position = end
         head = parser.parse(body[: start.end()] + b"]" + body[position:], recursive=True)
     except ValueError:
         return None
     if not isinstance(head, dict) or head.pop("data", None) != []:
         return None
     return head, columns
+
+
+def _window_ends(body: bytes, position: int, window_bytes: int) -> tuple[Iterable[re.Match[bytes]], bool]:
+    """Where the window that begins at ``position`` may end, and whether it is the last."""
+    cut = _BETWEEN_OR_END.search(body, position + window_bytes)
+    if cut is not None and cut[1] != b"]":
+        return (cut,), False
+    # The end of data may lie before the place where the search began, so it is looked for from the front.
+    return _END.finditer(body, position), True
+
+
+def _add_window(
+    parser: simdjson.Parser, columns: _Columns, body: bytes, position: int, ends: Iterable[re.Match[bytes]]
+) -> int | None:
+    """Add the items up to the first end that closes what was opened; where the next window begins, or None."""
+    for end in ends:
+        try:
+            window = parser.parse(b"[" + body[position : end.start() + 1] + b"]")
+        except ValueError:
+            continue
+        # The parser refuses to go on while a view of a window lives: this one ends with the function.
+        columns.add(window)
+        return end.end()
+    return None
 
 
 def _decode_whole(body: bytes) -> tuple[dict[str, Any], _Columns | None]:

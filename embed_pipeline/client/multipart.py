@@ -130,7 +130,7 @@ def begin_upload(
     session: Session,
     *,
     filename: str,
-    type: UploadType,  # noqa: A002 - the platform's and the official SDK's name
+    type: UploadType,
     total_size: int,
     enable_hls: bool | None = None,
     enable_thumbnail: bool | None = None,
@@ -189,7 +189,7 @@ def upload_in_parts(
     session: Session,
     path: Path,
     *,
-    type: UploadType,  # noqa: A002
+    type: UploadType,
     filename: str,
     resume: Upload | None = None,
     parts_at_once: int = _PARTS_AT_ONCE,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import tempfile
 import uuid
 from dataclasses import dataclass, field
@@ -195,14 +194,6 @@ class Storage:
             except FileNotFoundError:
                 return False
         return True
-
-    def copy_out(self, path: str, target: Path) -> None:
-        """Copies a file to a local path, with bounded memory."""
-        with self._failing("read", path):
-            if self.is_local:
-                shutil.copyfile(self.full(path), target)
-            else:
-                self.filesystem.get_file(self.full(path), str(target))
 
     def _listing(self, path: str) -> list[dict[str, Any]]:
         self._forget_listings()

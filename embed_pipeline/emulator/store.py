@@ -172,11 +172,6 @@ class TaskStore:
             ).fetchone()
         return None if row is None else _task(row)
 
-    def unclaim(self, task_id: str) -> None:
-        """Put a task back whose work was interrupted by the end of the process."""
-        with self.write() as connection:
-            connection.execute("UPDATE tasks SET work = 'queued' WHERE id = ? AND work = 'working'", (task_id,))
-
     def amend(self, task_id: str, request: AcceptedRequest) -> None:
         """Replace a task's request by one in which more is settled."""
         with self.write() as connection:

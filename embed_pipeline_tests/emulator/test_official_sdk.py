@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,23 +21,29 @@ FOLDER = Path(os.environ.get("TWELVELABS_SDK_FOLDER", Path(sys.prefix) / "sdk"))
 pytestmark = pytest.mark.server
 
 
+def told_by(script: ModuleType, version: str, server: Emulator, *arguments: Path) -> dict[str, Any]:
+    """What a script says that an official SDK made of the emulator's answers."""
+    done = subprocess.run(
+        [sys.executable, str(script.__file__), str(FOLDER / version), *map(str, arguments)],
+        env={**os.environ, "TWELVELABS_BASE_URL": server.base_url},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    seen: dict[str, Any] = json.loads(done.stdout)
+    assert f"/{version}/" in seen["version"]
+    return seen
+
+
 @pytest.mark.parametrize("version", ["1.2.9", "1.3.6"])
 def test_the_official_sdk_speaks_with_it_unchanged(version, media_folder):
     if not (FOLDER / version).is_dir():
         pytest.skip(f"the official SDK {version} is not installed below {FOLDER}")
     film = media_folder / "silent film.mp4"
     with Emulator(EmulatorSettings(media_root=media_folder, engine="instant", api_key="any")) as server:
-        done = subprocess.run(
-            [sys.executable, sdk_conversation.__file__, str(FOLDER / version), str(film)],
-            env={**os.environ, "TWELVELABS_BASE_URL": server.base_url},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        seen = json.loads(done.stdout)
-        assert f"/{version}/" in seen["version"]
+        seen = told_by(sdk_conversation, version, server, film)
         assert seen["create_status"] == "processing"
         assert seen["statuses"] == ["ready", "ready", "ready", "failed"]
         assert seen["rows"] == [(3 + 1) * 2, (3 + 1) * 3, 2, 0]
@@ -87,18 +95,8 @@ def test_the_official_sdk_embeds_at_once_and_the_newer_one_images_and_documents(
     with (tmp_path / "large.png").open("wb") as file:
         file.truncate(32 * 1024**2 + 1)
     with Emulator(EmulatorSettings(media_root=tmp_path, engine="instant", api_key="any")) as server:
-        done = subprocess.run(
-            [sys.executable, sdk_stills.__file__, str(FOLDER / version), str(tmp_path)],
-            env={**os.environ, "TWELVELABS_BASE_URL": server.base_url},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+        seen = told_by(sdk_stills, version, server, tmp_path)
         summary = server.platform.journal.summary()
-    seen = json.loads(done.stdout)
-    assert f"/{version}/" in seen["version"]
     assert seen["text"] == [512, None, None, "NoneType"]
     assert seen["image"] == [512, None, None, "Image"]
     assert seen["text_image"] == [512, None, None, "TextImage"]

@@ -165,7 +165,6 @@ class Reading:
             self.tracks["audio"] = Track(embed_sound, hold=False, uncertain=request.uncertainty)
         self._spectrum, self._spectrum_time, self._sound_end = Spectrum(), 0.0, -math.inf
         self._blocks: list[FloatArray] = []
-        self._blocks_start = 0.0
         self._pictures: list[PictureSample] = []
         self._picture_times: list[float] = []
         self._next_picture = -math.inf
@@ -264,10 +263,8 @@ class Reading:
         self._sound_clock = max(self._sound_clock, sound.end)
         if self._blocks and abs(sound.time - self._sound_end) > FRAME_SEC:
             self._drain_sound()
-        if not self._blocks:
-            if abs(sound.time - self._sound_end) > FRAME_SEC:
-                self._spectrum, self._spectrum_time = Spectrum(), sound.time
-            self._blocks_start = sound.time
+        if not self._blocks and abs(sound.time - self._sound_end) > FRAME_SEC:
+            self._spectrum, self._spectrum_time = Spectrum(), sound.time
         self._blocks.append(sound.samples)
         self._sound_end = sound.end
 
