@@ -13,10 +13,10 @@ from embed_pipeline.client.async_tasks import AsyncTasksClient
 from embed_pipeline.client.drivers import AsyncioDriver, ThreadDriver, connection_limits, read_timeout
 from embed_pipeline.client.exchange import ClientStats, Session
 from embed_pipeline.client.limits import Budget, Limits
-from embed_pipeline.client.redaction import guard_httpx_log, without_query
 from embed_pipeline.client.retries import RetryPolicy
 from embed_pipeline.client.tasks import TasksClient
 from embed_pipeline.errors import ConfigurationError
+from embed_pipeline.redaction import guard_httpx_log, without_credentials
 
 if TYPE_CHECKING:
     import httpx
@@ -49,7 +49,7 @@ def _session(
         raise ConfigurationError("The API key holds characters that do not fit into a header: copy it again.")
     url = (base_url if base_url is not None else _from_environment(_URL_NAMES) or PLATFORM_URL).strip().rstrip("/")
     if not url.startswith(("http://", "https://")):
-        raise ConfigurationError(f"The base URL {without_query(url)!r} does not begin with http:// or https://.")
+        raise ConfigurationError(f"The base URL {without_credentials(url)!r} does not begin with http:// or https://.")
     if isinstance(limits, str):
         limits = Limits.plan(limits)
     budget = limits if isinstance(limits, Budget) else Budget.shared(url, key, limits or Limits())
@@ -145,7 +145,7 @@ class EmbedClient:
         self.close()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({without_query(self.base_url)})"
+        return f"{type(self).__name__}({without_credentials(self.base_url)})"
 
 
 class AsyncEmbedClient:
@@ -214,4 +214,4 @@ class AsyncEmbedClient:
         await self.aclose()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({without_query(self.base_url)})"
+        return f"{type(self).__name__}({without_credentials(self.base_url)})"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from embed_pipeline.client.errors import ConnectionFailedError
 from embed_pipeline.client.exchange import Call, Flow, Outgoing, Pause, Reply, Send, Session, Together
-from embed_pipeline.client.redaction import redact
+from embed_pipeline.redaction import redact
 
 if TYPE_CHECKING:
     import httpx

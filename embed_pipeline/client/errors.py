@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from embed_pipeline.client.redaction import redact, redact_headers, redact_value
 from embed_pipeline.errors import EmbedPipelineError
+from embed_pipeline.redaction import redact, redact_headers, redact_value
 
 if TYPE_CHECKING:
     from embed_pipeline.client.exchange import Reply

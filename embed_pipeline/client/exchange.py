@@ -25,8 +25,8 @@ from embed_pipeline.client.errors import (
     read_error,
 )
 from embed_pipeline.client.limits import Budget, Category
-from embed_pipeline.client.redaction import without_query
 from embed_pipeline.client.retries import RetryPolicy, read_http_date, read_retry_after
+from embed_pipeline.redaction import without_credentials
 
 T = TypeVar("T")
 Flow = Generator[Any, Any, T]
@@ -85,7 +85,7 @@ class Outgoing:
     @property
     def doing(self) -> str:
         """What this is, for people: method and address without its query."""
-        return f"{self.method} {without_query(self.path) if self.foreign else '/' + self.path}"
+        return f"{self.method} {without_credentials(self.path) if self.foreign else '/' + self.path}"
 
     def __repr__(self) -> str:
         return f"Outgoing({self.doing})"
@@ -202,7 +202,7 @@ class Session:
         self._clock_read_again_at = -math.inf
 
     def __repr__(self) -> str:
-        return f"Session({without_query(self.base_url)})"
+        return f"Session({without_credentials(self.base_url)})"
 
     def count(self, **amounts: float) -> None:
         """Adds to the figures of :class:`ClientStats`."""

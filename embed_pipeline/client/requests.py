@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
-from embed_pipeline.client.redaction import without_query
+from embed_pipeline.redaction import without_credentials
 
 InputType = Literal["audio", "video", "document", "image"]
 ModelName = str
@@ -75,7 +75,7 @@ class MediaSource(RequestModel):
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
         if self.url is not None:
-            return [("url", without_query(self.url))]
+            return [("url", without_credentials(self.url))]
         if self.asset_id is not None:
             return [("asset_id", self.asset_id)]
         return [("base_64_string", f"<{len(self.base_64_string or '')} characters>")]

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
 from embed_pipeline.client.errors import EmptyResultError
-from embed_pipeline.client.redaction import redact_value
+from embed_pipeline.redaction import redact_value
 
 if TYPE_CHECKING:
     from numpy import float32, float64

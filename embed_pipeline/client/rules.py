@@ -12,7 +12,6 @@ from typing import Any
 from pydantic import ValidationError
 
 from embed_pipeline.client.errors import InvalidRequestError
-from embed_pipeline.client.redaction import redact
 from embed_pipeline.client.requests import (
     MARENGO_3_0,
     MARENGO_3_5,
@@ -22,6 +21,7 @@ from embed_pipeline.client.requests import (
     DocumentInputRequest,
     VideoInputRequest,
 )
+from embed_pipeline.redaction import redact
 
 _KINDS = ("audio", "video", "document", "image")
 

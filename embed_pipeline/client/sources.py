@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 from embed_pipeline.client.assets import DIRECT_UPLOAD_BYTES
 from embed_pipeline.client.errors import InvalidRequestError
 from embed_pipeline.client.multipart import MULTIPART_UPLOAD_BYTES
-from embed_pipeline.client.redaction import without_query
 from embed_pipeline.client.requests import InputType
+from embed_pipeline.redaction import without_credentials
 
 SourceKind = Literal["url", "presigned_url", "direct_upload", "multipart_upload", "base64"]
 
@@ -111,6 +111,6 @@ def check_direct_link(url: str) -> None:
     parts = urlsplit(url)
     host = (parts.hostname or "").lower()
     if parts.scheme not in ("http", "https") or not host:
-        raise InvalidRequestError(f"{without_query(url)} is no http(s) link; the platform fetches nothing else.")
+        raise InvalidRequestError(f"{without_credentials(url)} is no http(s) link; the platform fetches nothing else.")
     if any(host == known or host.endswith(f".{known}") for known in _NOT_MEDIA_HOSTS):
         raise InvalidRequestError(f"{host} serves pages and share links; the platform wants a direct link.")

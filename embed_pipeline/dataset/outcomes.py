@@ -119,8 +119,8 @@ def write_outcomes(dataset: EmbeddingDataset, outcomes: Iterable[MediaOutcome]) 
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from embed_pipeline.dataset.segments import without_credentials
     from embed_pipeline.dataset.store import WrittenFile
+    from embed_pipeline.redaction import without_credentials
 
     schema = outcome_schema()
     rows = 0

@@ -6,9 +6,9 @@ import hashlib
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from embed_pipeline.errors import DatasetError
+from embed_pipeline.redaction import without_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_SIGNATURE_PARAMETERS = frozenset(
-    {"x-amz-signature", "x-amz-credential", "x-amz-security-token", "x-goog-signature", "x-goog-credential"}
-    | {"signature", "sig", "token", "access_token", "key-pair-id", "policy", "awsaccesskeyid", "googleaccessid"}
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,19 +239,6 @@ def segment_id(
     if repeat:
         parts.append(str(repeat))
     return hashlib.blake2b("\x1f".join(parts).encode(), digest_size=16).hexdigest()
-
-
-def without_credentials(uri: str) -> str:
-    """Takes user names, passwords and signed queries out of a URI; leaves local paths and plain queries alone."""
-    if "://" not in uri:
-        return uri
-    parts = urlsplit(uri)
-    host = parts.netloc.rpartition("@")[2]
-    names = {name.lower() for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
-    signed = bool(names & _SIGNATURE_PARAMETERS)
-    if host == parts.netloc and not signed:
-        return uri
-    return urlunsplit((parts.scheme, host, parts.path, "" if signed else parts.query, parts.fragment))
 
 
 def media_fragment(uri: str, start_sec: float, end_sec: float) -> str:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from embed_pipeline.dataset.segments import without_credentials
 from embed_pipeline.errors import DatasetError
+from embed_pipeline.redaction import without_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -14,8 +14,8 @@ from embed_pipeline.emulator.results import Amount, EmbeddingResult
 from embed_pipeline.emulator.settings import EmulatorSettings
 from embed_pipeline.emulator.sources import SourceError
 from embed_pipeline.emulator.tokens import CHARACTERS_PER_TOKEN
-from embed_pipeline.emulator.wire import without_query
 from embed_pipeline.errors import ConfigurationError
+from embed_pipeline.redaction import without_credentials
 
 if TYPE_CHECKING:
     from embed_pipeline.emulator.engine import Dynamic, Fixed, Place
@@ -58,7 +58,7 @@ def compute_for(settings: EmulatorSettings) -> Compute:
 
     def instant(path: Path | None, request: AcceptedRequest) -> EmbeddingResult:
         if path is None:
-            content = hashlib.blake2b(without_query(request.source).encode(), digest_size=16).digest()
+            content = hashlib.blake2b(without_credentials(request.source).encode(), digest_size=16).digest()
         else:
             content = content_digest(path)
         duration = settings.instant_duration_sec

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from embed_pipeline.emulator.database import Database
-from embed_pipeline.emulator.wire import without_query
+from embed_pipeline.redaction import without_credentials
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS journal (
@@ -160,7 +160,7 @@ class Journal:
             requests.setdefault(endpoint, {})["dropped" if status is None else str(status)] = count
         created, at_once = list[str](), list[str]()
         for key, source in self._database.reader.execute("SELECT task_id, source FROM paid"):
-            (at_once if key.endswith(_AT_ONCE) else created).append(without_query(source))
+            (at_once if key.endswith(_AT_ONCE) else created).append(without_credentials(source))
         counts = Counter(created + at_once)
         return {
             "requests": requests,

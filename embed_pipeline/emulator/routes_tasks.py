@@ -45,8 +45,8 @@ from embed_pipeline.emulator.wire import (
     page_info,
     ready_frame,
     task_body,
-    without_query,
 )
+from embed_pipeline.redaction import without_credentials
 
 STATUSES = ("processing", "ready", "failed")
 MAX_PAGE_LIMIT = 50
@@ -67,7 +67,7 @@ def _keep(platform: Platform, accepted: AcceptedRequest, body: dict[str, Any], e
     settings, now = platform.settings, platform.clock.now()
     task_id = new_id(now)
     field = f"{accepted.input_type}.media_source"
-    effects = task_effects(platform.faults.draw("create", without_query(accepted.source), TASK_KINDS))
+    effects = task_effects(platform.faults.draw("create", without_credentials(accepted.source), TASK_KINDS))
     input_url = input_filename = None
     media = b""
     if accepted.source_kind == "url":
@@ -103,7 +103,7 @@ def _keep(platform: Platform, accepted: AcceptedRequest, body: dict[str, Any], e
         input_filename=input_filename,
         effects=effects,
     )
-    entry.task_id, entry.source = task_id, without_query(accepted.source)
+    entry.task_id, entry.source = task_id, without_credentials(accepted.source)
     platform.workers.wake()
     return task_id
 

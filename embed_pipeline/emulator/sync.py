@@ -23,8 +23,8 @@ from embed_pipeline.emulator.sources import SourceError, check_url
 from embed_pipeline.emulator.still_rules import DocumentKind, kind_by_name, kind_of_file, settle_document
 from embed_pipeline.emulator.sync_rules import SyncRequest, SyncSource
 from embed_pipeline.emulator.tokens import input_tokens, text_tokens
-from embed_pipeline.emulator.wire import without_query
 from embed_pipeline.emulator.worker import embedded_seconds
+from embed_pipeline.redaction import without_credentials
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -185,7 +185,7 @@ class SyncEmbedder:
         finally:
             with suppress(OSError):
                 kept.unlink()
-        return Embedded(asked, result, without_query(asked.source), input_url, input_filename)
+        return Embedded(asked, result, without_credentials(asked.source), input_url, input_filename)
 
     def _computed(self, request: SyncRequest, asked: AcceptedRequest, path: Path | None, field: str) -> EmbeddingResult:
         def check(fault: MediaFault | None) -> None:

@@ -7,7 +7,6 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
 
 import orjson
 
@@ -15,6 +14,7 @@ from embed_pipeline.emulator.clock import to_rfc3339
 from embed_pipeline.emulator.refusal import Refusal
 from embed_pipeline.emulator.request import AcceptedRequest
 from embed_pipeline.emulator.settings import Switches
+from embed_pipeline.redaction import without_credentials
 
 if TYPE_CHECKING:
     from embed_pipeline.emulator.results import EmbeddingResult
@@ -71,16 +71,7 @@ def echoed_url(url: str | None, switches: Switches) -> str | None:
     """Return a source's URL as results show it."""
     if url is None or switches.echo_url == "never":
         return None
-    return without_query(url) if switches.echo_url == "without_query" else url
-
-
-def without_query(url: str) -> str:
-    """Strip what may be secret from a URL: user, password, query and fragment."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return ""
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    return without_credentials(url) if switches.echo_url == "without_query" else url
 
 
 def list_item(task: Task, switches: Switches) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from embed_pipeline.errors import MediaError
 from embed_pipeline.media.files import Listing, ListingBuilder, MediaFile
 from embed_pipeline.media.keys import encode_partition_key
 from embed_pipeline.media.selection import Selection, media_type_of, suffix_of
-from embed_pipeline.media.store import ContentState, GuardedStream, gone, in_words, is_plain_path, without_secrets
+from embed_pipeline.media.store import ContentState, GuardedStream, gone, in_words, is_plain_path
+from embed_pipeline.redaction import without_credentials
 
 # Fetched at a time: a header is mostly found within the first megabyte.
 _BLOCK_BYTES: Final = 1 << 20
@@ -53,7 +54,7 @@ class ManifestStore:
 
     def __init__(self, location: str, selection: Selection, *, storage_options: Mapping[str, Any]) -> None:
         self._url = location
-        self._location = without_secrets(location) if "://" in location else location
+        self._location = without_credentials(location)
         self._selection = selection
         self._storage_options = storage_options
         self._entries: dict[str, _Entry] | None = None

@@ -13,7 +13,8 @@ from embed_pipeline.errors import ConfigurationError, MediaError
 from embed_pipeline.media.files import Listing, ListingBuilder, MediaFile
 from embed_pipeline.media.keys import encode_partition_key
 from embed_pipeline.media.selection import Selection, media_type_of, suffix_of
-from embed_pipeline.media.store import ContentState, GuardedStream, gone, in_words, is_plain_path, without_credentials
+from embed_pipeline.media.store import ContentState, GuardedStream, gone, in_words, is_plain_path
+from embed_pipeline.redaction import without_credentials
 
 # GCS changes the ETag with every change of metadata, but tells the MD5 of the content; S3 and Azure tell an ETag.
 _VERSION_FIELDS = ("md5Hash", "ETag", "etag")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, BinaryIO, Protocol
 
 from embed_pipeline.errors import MediaError
 from embed_pipeline.media.files import Listing, MediaFile
+from embed_pipeline.redaction import redact
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,25 +111,11 @@ class GuardedStream(io.RawIOBase):
         super().close()
 
 
-_QUERY = re.compile(r"\?[^\s\"'<>]+")
-_CREDENTIALS = re.compile(r"(?<=://)[^/\s\"'@]*@")
-
-
-def without_credentials(url: str) -> str:
-    """Return a URL without the user and password before its host."""
-    return _CREDENTIALS.sub("", url)
-
-
-def without_secrets(text: str) -> str:
-    """Return a URL, or a text with URLs in it, without credentials and queries."""
-    return _QUERY.sub("", without_credentials(text))
-
-
 def in_words(error: BaseException) -> str:
     """Return what an error of a filesystem says, in one line and without credentials or queries."""
     if isinstance(error, OSError) and error.strerror:
-        return without_secrets(error.strerror)
-    said = " ".join(without_secrets(str(error)).split()).rstrip(".")
+        return redact(error.strerror)
+    said = " ".join(redact(str(error)).split()).rstrip(".")
     return f"{said[:300]} ({type(error).__name__})" if said else type(error).__name__
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from embed_pipeline.orchestration.names import PipelineNames
-from embed_pipeline.orchestration.sources import without_query
 from embed_pipeline.orchestration.versions import RETIRED, Outcome, version_tags
+from embed_pipeline.redaction import without_credentials
 
 if TYPE_CHECKING:
     from embed_pipeline.media import MediaFile
@@ -33,7 +33,7 @@ def media_materialization(names: PipelineNames, file: MediaFile, version: str) -
 
 def _media_metadata(file: MediaFile) -> dict[str, Any]:
     return {
-        "dagster/uri": without_query(file.uri),
+        "dagster/uri": without_credentials(file.uri),
         "embed_pipeline/path": file.path,
         "embed_pipeline/media_type": file.media_type,
         **({} if file.size is None else {"dagster/size_bytes": file.size}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from embed_pipeline.errors import ConfigurationError
 
@@ -106,9 +106,3 @@ def typed_request(request: Mapping[str, Any], source: MediaSource) -> dict[str, 
     media_type = request["input_type"]
     of_type = VideoInputRequest if media_type == "video" else AudioInputRequest
     return {**request, media_type: of_type.model_validate({**request[media_type], "media_source": source})}
-
-
-def without_query(url: str) -> str:
-    """The URL without query and fragment, where a signature might be."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc, parts.path, "", ""))

@@ -32,11 +32,12 @@ from embed_pipeline.orchestration.preparation import Part, Preparation
 from embed_pipeline.orchestration.records import TaskRecord
 from embed_pipeline.orchestration.results import result_event, result_in_the_dataset
 from embed_pipeline.orchestration.settings import EmbeddingSettings
-from embed_pipeline.orchestration.sources import Delivery, without_query
+from embed_pipeline.orchestration.sources import Delivery
 from embed_pipeline.orchestration.submission_events import SubmissionEvents
 from embed_pipeline.orchestration.submission_plan import Action, Decision, Known, plan_submissions
 from embed_pipeline.orchestration.submission_report import SubmissionReport
 from embed_pipeline.orchestration.versions import content_of, is_gone
+from embed_pipeline.redaction import without_credentials
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -252,7 +253,7 @@ class Submission:
                     media=key,
                     how="re-attached",
                     settings=self.settings,
-                    media_uri=without_query(part.files[key].uri),
+                    media_uri=without_credentials(part.files[key].uri),
                     root_run_id=self.root_run_id,
                     storage_id=None,
                 )
@@ -362,7 +363,7 @@ class Submission:
         for decision in decisions:
             candidate, leader = decision.candidate, decision.follows
             if leader is not None and leader not in part.candidates:
-                uri = without_query(part.files[candidate.key].uri)
+                uri = without_credentials(part.files[candidate.key].uri)
                 self._events.same_as(leader, candidate.key, candidate.fingerprint, uri)
                 del part.candidates[candidate.key]
 
@@ -381,7 +382,7 @@ class Submission:
             minutes=candidate.minutes,
             how="adopted" if adopted else "created",
             root_run_id=self.root_run_id,
-            media_uri=without_query(part.files[candidate.key].uri),
+            media_uri=without_credentials(part.files[candidate.key].uri),
             settings=self.settings,
         )
 

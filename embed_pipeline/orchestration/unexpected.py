@@ -13,7 +13,7 @@ def unexpected(error: Exception) -> str:
     Args:
         error: An error that is none of the project's own.
     """
-    from embed_pipeline.client.redaction import redact
+    from embed_pipeline.redaction import redact
 
     return f"an unexpected {type(error).__name__}: {redact(str(error)) or 'without words'}. {_OURS}"
 
@@ -24,6 +24,6 @@ def traceback_of(error: Exception) -> str:
     Args:
         error: The error.
     """
-    from embed_pipeline.client.redaction import redact
+    from embed_pipeline.redaction import redact
 
     return redact("".join(traceback.format_exception(error)))

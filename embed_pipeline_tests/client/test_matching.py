@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embed_pipeline.client.matching import same_url
-from embed_pipeline.client.redaction import redact, without_query
+from embed_pipeline.redaction import redact, without_credentials
 
 BASE = "https://bucket.example/a/b.mp4"
 paths = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)
@@ -47,4 +47,4 @@ def test_no_query_user_or_key_survives_redaction(secret):
     text = f"cannot read https://user:{secret}@h.example/p?sig={secret}, 's3://b/k?x={secret}' with {secret}"
     assert secret not in redact(text, secret)
     assert secret not in redact(text.rpartition(" with ")[0])
-    assert without_query(f"https://user:{secret}@h.example/p?sig={secret}#{secret}") == "https://h.example/p"
+    assert without_credentials(f"https://user:{secret}@h.example/p?sig={secret}#{secret}") == "https://h.example/p"

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embed_pipeline.dataset import media_fragment, segment_id, vector_space
-from embed_pipeline.dataset.segments import without_credentials
 from embed_pipeline.errors import DatasetError
+from embed_pipeline.redaction import without_credentials
 from embed_pipeline_tests.dataset.values import CREATED_AT, make_segments
 
 
@@ -85,9 +85,7 @@ def test_a_media_uri_never_holds_credentials():
     assert segments.media_uri == "https://example.com/a.mp4"
 
 
-@pytest.mark.parametrize(
-    "uri", ["/library/a?b.mp4", "s3://bucket/a.mp4", "https://example.com/watch?v=1", "file:///a%20b"]
-)
+@pytest.mark.parametrize("uri", ["/library/a?b.mp4", "s3://bucket/a.mp4", "file:///a%20b"])
 def test_uris_without_credentials_stay_as_they_are(uri):
     assert without_credentials(uri) == uri
 

@@ -1,4 +1,4 @@
-"""Keeps secrets out of what people read: messages, reprs and log lines never show a key or a signed query."""
+"""Redaction of secrets in URLs, messages, headers and log lines."""
 
 from __future__ import annotations
 
@@ -15,13 +15,18 @@ _SHORTEST_SECRET = 6
 _SECRET_HEADERS = frozenset({"x-api-key", "authorization", "cookie", "set-cookie", "proxy-authorization"})
 
 
-def without_query(url: str) -> str:
-    """The URL without user info, query and fragment, which is all of it that may be shown.
+def without_credentials(url: str) -> str:
+    """A URL without user name, password, query and fragment: the part of it that may be shown and stored.
 
     Args:
-        url: Any URL. Text that is no URL comes back unchanged up to the first ``?``.
+        url: Any URL. A path on this machine comes back unchanged.
     """
-    parts = urlsplit(url)
+    if "://" not in url:
+        return url
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # not a URL after all, such as one with half an IPv6 address
+        return ""
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
