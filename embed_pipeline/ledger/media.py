@@ -1,0 +1,451 @@
+"""Media files in the ledger: what the library holds, what serves each, what each waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from embed_pipeline.ledger import outbox
+from embed_pipeline.ledger.database import Database
+from embed_pipeline.ledger.outbox import OutboxRow
+from embed_pipeline.ledger.states import SERVING
+from embed_pipeline.ledger.tables import media, pipeline, task
+from embed_pipeline.ledger.values import Content, MediaFacts, Target, TaskRow
+
+CHUNK = 500
+"""Keys in one statement, at the most."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownFile:
+    """A media file as the ledger last saw it.
+
+    Args:
+        fingerprint: Its content.
+        token: The library's cheap sign of that content; None where there is none.
+        is_gone: Whether it vanished.
+        task_id: The task that it was reported to be served by; None for none.
+    """
+
+    fingerprint: str
+    token: str | None
+    is_gone: bool
+    task_id: str | None
+
+
+class MediaFiles:
+    """Media files of all pipelines.
+
+    Args:
+        database: The ledger's database.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def known(self, name: str, keys: Collection[str] | None = None) -> dict[str, KnownFile]:
+        """Return the media files of a pipeline by partition key.
+
+        Args:
+            name: The pipeline.
+            keys: Only these; None for all.
+        """
+        columns = media.c.key, media.c.fingerprint, media.c.token, media.c.gone_at, media.c.task_id
+        query: sa.Select[Any] = sa.select(*columns).where(media.c.pipeline == name)
+        with self._database.read() as (connection, _):
+            found: Iterable[Any] = connection.execute(query)
+            if keys is not None:
+                found = _in_chunks(connection, query, keys)
+            return {
+                row.key: KnownFile(row.fingerprint, row.token, row.gone_at is not None, row.task_id) for row in found
+            }
+
+    def record(
+        self, target: Target, files: Sequence[MediaFacts], *, run_id: str | None = None, again: Collection[str] = ()
+    ) -> list[OutboxRow]:
+        """Record media files that are new, changed or back, and attach each to the task that serves its content.
+
+        Args:
+            target: The pipeline.
+            files: The files. One whose content is known already only gets its address and token.
+            run_id: The run that reports the changes.
+            again: Partition keys that are reported although nothing about them changed.
+
+        Returns:
+            The changes that the run is to report.
+        """
+        rows: list[OutboxRow] = []
+        for start in range(0, len(files), CHUNK):
+            part = files[start : start + CHUNK]
+            with self._database.write() as (connection, now):
+                changed = _upsert(connection, now, target.pipeline, part)
+                told = [file for file in part if file.key in changed or file.key in again]
+                contents: list[outbox.Change] = [("content", file.key, _content_payload(file)) for file in told]
+                rows += outbox.append(connection, now, target.pipeline, contents, run_id=run_id)
+                rows += attach(connection, now, target, [file.key for file in told], run_id=run_id)
+        return rows
+
+    def mark_gone(self, name: str, keys: Collection[str]) -> None:
+        """Record that media files vanished from the library."""
+        with self._database.write() as (connection, now):
+            for part in chunks(keys):
+                found = connection.execute(
+                    sa.update(media)
+                    .where(media.c.pipeline == name, media.c.key.in_(part), media.c.gone_at.is_(None))
+                    .values(gone_at=now, updated_at=now, **_UNDEFERRED)
+                    .returning(media.c.key, media.c.fingerprint)
+                ).all()
+                changes: list[outbox.Change] = [("gone", key, {"fingerprint": content}) for key, content in found]
+                outbox.append(connection, now, name, changes)
+
+    def forget(self, name: str, keys: Collection[str], *, retired: bool) -> None:
+        """Remove media files from the ledger; their tasks stay.
+
+        Args:
+            name: The pipeline.
+            keys: Their partition keys.
+            retired: Whether their segments were removed from the dataset, which is reported.
+        """
+        with self._database.write() as (connection, now):
+            for part in chunks(keys):
+                if retired:
+                    outbox.append(connection, now, name, (("retired", key, {}) for key in part))
+                connection.execute(sa.delete(media).where(media.c.pipeline == name, media.c.key.in_(part)))
+
+    def report_again(self, target: Target, keys: Collection[str]) -> None:
+        """Put all that is known of media files into the outbox, for an instance that does not know them."""
+        from embed_pipeline.ledger.rows import media_of, media_query
+
+        with self._database.write() as (connection, now):
+            for part in chunks(keys):
+                query = media_query(target, now).where(media.c.key.in_(part))
+                for row in map(media_of, connection.execute(query)):
+                    facts = MediaFacts(row.key, row.uri, row.media_type, row.fingerprint, row.size)
+                    changes: list[outbox.Change] = [("content", row.key, _content_payload(facts))]
+                    if row.is_gone:
+                        changes.append(("gone", row.key, {"fingerprint": row.fingerprint}))
+                    served = row.task if row.task is not None and row.task.task_id == row.task_id else None
+                    if served is not None and row.task_id is not None:
+                        changes.append(("task", row.key, task_payload(served, row.uri, row.fingerprint, attached=True)))
+                        if served.error is not None:
+                            changes.append(("failure", row.key, failure_payload(served)))
+                    elif row.task is not None and row.task.error is not None:
+                        changes.append(("failure", row.key, failure_payload(row.task)))
+                    if row.embedded_task_id is not None and row.embedded_task_id == row.task_id:
+                        changes.append(("segments", row.key, _segments_again(row)))
+                    outbox.append(connection, now, target.pipeline, changes)
+
+    def set_type(self, name: str, types: Mapping[str, tuple[str, float | None]]) -> None:
+        """Record what media files really hold.
+
+        Args:
+            name: The pipeline.
+            types: `audio` or `video`, and the length in seconds, by partition key.
+        """
+        with self._database.write() as (connection, now):
+            for key, (media_type, duration_sec) in types.items():
+                connection.execute(
+                    sa.update(media)
+                    .where(media.c.pipeline == name, media.c.key == key)
+                    .values(media_type=media_type, duration_sec=duration_sec, updated_at=now)
+                )
+
+    def request(self, name: str, keys: Collection[str], *, patience_sec: float) -> None:
+        """Record that a run was requested for media files, so that the next request waits for what comes of it.
+
+        Args:
+            name: The pipeline.
+            keys: Their partition keys.
+            patience_sec: Seconds until the next request; doubled from the fifth request in vain on, up to an hour.
+        """
+        doublings = sa.case((media.c.requests >= 10, 6), (media.c.requests >= 4, media.c.requests - 3), else_=0)
+        wait = sa.case(*((doublings == number, min(patience_sec * 2**number, 3600.0)) for number in range(7)))
+        with self._database.write() as (connection, now):
+            for part in chunks(keys):
+                connection.execute(
+                    sa.update(media)
+                    .where(media.c.pipeline == name, media.c.key.in_(part))
+                    .values(requests=media.c.requests + 1, deferred_until=now + wait, deferred_since=now)
+                    .values(deferred_reason=sa.literal("a run was requested for it"))
+                )
+
+    def begin_work(self, name: str, keys: Collection[str], *, run_id: str, lease_sec: float) -> None:
+        """Record that a run works on media files; one that a dead run left is counted as interrupted."""
+        with self._database.write() as (connection, now):
+            interrupted = sa.and_(media.c.run_id.is_not(None), media.c.run_id != run_id, media.c.lease_until <= now)
+            for part in chunks(keys):
+                connection.execute(
+                    sa.update(media)
+                    .where(media.c.pipeline == name, media.c.key.in_(part))
+                    .where(sa.or_(media.c.run_id.is_(None), media.c.lease_until <= now, media.c.run_id == run_id))
+                    .values(
+                        run_id=run_id,
+                        lease_until=now + lease_sec,
+                        interruptions=media.c.interruptions + sa.case((interrupted, 1), else_=0),
+                        requests=0,
+                        deferred_reason=None,
+                        deferred_since=None,
+                        deferred_until=None,
+                    )
+                )
+
+    def renew_work(self, *, run_id: str, lease_sec: float) -> None:
+        """Extend the lease of a run on the media files that it works on."""
+        with self._database.write() as (connection, now):
+            connection.execute(sa.update(media).where(media.c.run_id == run_id).values(lease_until=now + lease_sec))
+
+    def end_work(self, *, run_id: str) -> None:
+        """Record that a run works on nothing any more."""
+        with self._database.write() as (connection, _):
+            connection.execute(
+                sa.update(media).where(media.c.run_id == run_id).values(run_id=None, lease_until=None, interruptions=0)
+            )
+
+    def lapsed_runs(self, name: str) -> set[str]:
+        """Return the runs whose lease on media files has lapsed: their process is gone or frozen."""
+        with self._database.read() as (connection, now):
+            found = connection.execute(
+                sa.select(media.c.run_id)
+                .where(media.c.run_id.is_not(None), media.c.pipeline == name, media.c.lease_until <= now)
+                .distinct()
+            )
+            return {str(run_id) for (run_id,) in found}
+
+    def defer(self, name: str, reasons: Mapping[str, tuple[str, float | None]]) -> None:
+        """Record why nothing is done for media files at present.
+
+        Args:
+            name: The pipeline.
+            reasons: The reason, and for how many seconds, by partition key; None for an unknown time.
+        """
+        with self._database.write() as (connection, now):
+            for key, (reason, wait_sec) in reasons.items():
+                since = sa.case((media.c.deferred_reason == reason, media.c.deferred_since), else_=now)
+                connection.execute(
+                    sa.update(media)
+                    .where(media.c.pipeline == name, media.c.key == key)
+                    .values(
+                        deferred_since=since,
+                        deferred_reason=reason,
+                        deferred_until=None if wait_sec is None else now + wait_sec,
+                    )
+                )
+
+    def remove_segments(self, name: str, keys: Collection[str]) -> None:
+        """Record that the dataset does not have the segments of media files any more."""
+        with self._database.write() as (connection, now):
+            for part in chunks(keys):
+                connection.execute(
+                    sa.update(media)
+                    .where(media.c.pipeline == name, media.c.key.in_(part))
+                    .values(updated_at=now, **dict.fromkeys(_EMBEDDED))
+                )
+
+
+_UNDEFERRED: dict[str, Any] = {
+    "deferred_reason": None,
+    "deferred_since": None,
+    "deferred_until": None,
+    "requests": 0,
+    "interruptions": 0,
+}
+_EMBEDDED = (
+    "embedded_fingerprint",
+    "embedded_digest",
+    "embedded_platform",
+    "embedded_task_id",
+    "segments",
+    "space",
+    "size_bytes",
+    "written_at",
+    "problems",
+)
+
+
+def attach(
+    connection: sa.Connection,
+    now: float,
+    target: Target,
+    keys: Collection[str],
+    *,
+    run_id: str | None = None,
+    own: Collection[str] | None = None,
+    again: bool = False,
+) -> list[OutboxRow]:
+    """Attach media files to the tasks that serve their contents, within a transaction.
+
+    Args:
+        connection: The transaction.
+        now: Its time.
+        target: The pipeline.
+        keys: The media files.
+        run_id: The run that reports the changes.
+        own: The partition keys that it reports; None for all.
+        again: Also report the files that are attached already.
+    """
+    from embed_pipeline.ledger.rows import TASK_COLUMNS, task_of
+    from embed_pipeline.ledger.states import wanted_digest
+
+    rows: list[OutboxRow] = []
+    for part in chunks(keys):
+        query = (
+            sa.select(media.c.key, media.c.uri, media.c.fingerprint, media.c.task_id.label("attached"), *TASK_COLUMNS)
+            .select_from(
+                media.join(
+                    task,
+                    sa.and_(
+                        task.c.fingerprint == media.c.fingerprint,
+                        task.c.settings_digest == wanted_digest(target),
+                        task.c.platform == target.platform,
+                        task.c.is_latest,
+                    ),
+                )
+            )
+            .where(media.c.pipeline == target.pipeline, media.c.key.in_(part), task.c.state.in_(SERVING))
+        )
+        found = {row.key: row for row in connection.execute(query)}
+        changes: list[outbox.Change] = []
+        for key in part:
+            row = found.get(key)
+            served = task_of(row) if row is not None else None
+            if row is None or served is None or (row.attached == served.task_id and not again):
+                continue
+            attached = served.key != key or row.attached == served.task_id or served.pipeline != target.pipeline
+            changes.append(("task", key, task_payload(served, row.uri, row.fingerprint, attached=attached)))
+            if row.attached != served.task_id:
+                connection.execute(
+                    sa.update(media)
+                    .where(media.c.pipeline == target.pipeline, media.c.key == key)
+                    .values(task_id=served.task_id, updated_at=now, **_UNDEFERRED)
+                )
+        rows += outbox.append(connection, now, target.pipeline, changes, run_id=run_id, own=own)
+    return rows
+
+
+def names_of(connection: sa.Connection, target: Target, content: Content) -> list[str]:
+    """Return the media files of a pipeline that hold a content and want it with these settings."""
+    wanted = [kind for kind in ("audio", "video") if target.digest(kind) == content.settings_digest]
+    found = connection.execute(
+        sa.select(media.c.key).where(
+            media.c.pipeline == target.pipeline,
+            media.c.fingerprint == content.fingerprint,
+            media.c.media_type.in_(wanted),
+            media.c.gone_at.is_(None),
+        )
+    )
+    return [key for (key,) in found]
+
+
+def insert_new(connection: sa.Connection, table: sa.Table) -> Any:
+    """Return an insert that leaves rows alone which are there already."""
+    from sqlalchemy.dialects import postgresql, sqlite
+
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    return insert(table).on_conflict_do_nothing()
+
+
+def ensure_pipeline(connection: sa.Connection, name: str) -> None:
+    """Add the row of a pipeline where there is none."""
+    connection.execute(insert_new(connection, pipeline).values(name=name))
+
+
+def chunks(keys: Collection[str]) -> Iterator[list[str]]:
+    """Cut partition keys into parts that fit into one statement."""
+    ordered = list(keys)
+    for start in range(0, len(ordered), CHUNK):
+        yield ordered[start : start + CHUNK]
+
+
+def task_payload(row: TaskRow, uri: str, fingerprint: str, *, attached: bool) -> dict[str, Any]:
+    """Return what a report of a media file's task shows."""
+    return {
+        "task_id": row.task_id,
+        "origin": "attached" if attached else row.origin,
+        "attempt": row.attempt,
+        "submitted_at": row.created_at,
+        "fingerprint": fingerprint,
+        "settings_digest": row.content.settings_digest,
+        "platform": row.content.platform,
+        "run_id": row.run_id,
+        "uri": uri,
+        "minutes": row.minutes,
+        "settings": dict(row.settings),
+        "config_digest": row.config_digest,
+    }
+
+
+def failure_payload(row: TaskRow) -> dict[str, Any]:
+    """Return what a report of a task without a result shows."""
+    return {"error": row.error, "state": row.state.value, "attempt": row.attempt, "task_id": row.task_id}
+
+
+def _segments_again(row: Any) -> dict[str, Any]:
+    return {
+        "task_id": row.embedded_task_id,
+        "segments": row.segments,
+        "space": row.space,
+        "size_bytes": row.size_bytes,
+        "duration_sec": row.duration_sec,
+        "settings_digest": row.embedded_digest,
+        "problems": dict(row.problems),
+    }
+
+
+def _content_payload(file: MediaFacts) -> dict[str, Any]:
+    return {"fingerprint": file.fingerprint, "uri": file.uri, "media_type": file.media_type, "size": file.size}
+
+
+def _upsert(connection: sa.Connection, now: float, name: str, files: Sequence[MediaFacts]) -> set[str]:
+    """Insert or update media files; return the keys that are new, changed or back."""
+    known = {
+        key: (fingerprint, gone_at)
+        for key, fingerprint, gone_at in connection.execute(
+            sa.select(media.c.key, media.c.fingerprint, media.c.gone_at)
+            .where(media.c.pipeline == name, media.c.key.in_([file.key for file in files]))
+            .with_for_update()
+        )
+    }
+    changed = {file.key for file in files if known.get(file.key) != (file.fingerprint, None)}
+    new = [file for file in files if file.key not in known]
+    if new:
+        connection.execute(
+            insert_new(connection, media),
+            [
+                {
+                    "pipeline": name,
+                    "key": file.key,
+                    "uri": file.uri,
+                    "media_type": file.media_type,
+                    "size": file.size,
+                    "token": file.token,
+                    "fingerprint": file.fingerprint,
+                    "changed_at": now,
+                    "updated_at": now,
+                }
+                for file in new
+            ],
+        )
+    for file in files:
+        if file.key not in known:
+            continue
+        values: dict[str, Any] = {"token": file.token, "uri": file.uri, "size": file.size}
+        if file.key in changed:
+            values |= {"gone_at": None, "updated_at": now, **_UNDEFERRED}
+            if known[file.key][0] != file.fingerprint:
+                values |= {
+                    "fingerprint": file.fingerprint,
+                    "media_type": file.media_type,
+                    "duration_sec": None,
+                    "changed_at": now,
+                    "task_id": None,
+                }
+        connection.execute(sa.update(media).where(media.c.pipeline == name, media.c.key == file.key).values(values))
+    return changed
+
+
+def _in_chunks(connection: sa.Connection, query: sa.Select[Any], keys: Collection[str]) -> Iterator[Any]:
+    for part in chunks(keys):
+        yield from connection.execute(query.where(media.c.key.in_(part)))

@@ -1,0 +1,567 @@
+"""Embedding tasks in the ledger: claims with leases, the platform's answers, and what became of each task."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from embed_pipeline.ledger import outbox
+from embed_pipeline.ledger.database import Database
+from embed_pipeline.ledger.media import attach, chunks, ensure_pipeline, failure_payload, insert_new, names_of
+from embed_pipeline.ledger.outbox import OutboxRow
+from embed_pipeline.ledger.rows import TASK_COLUMNS, task_of
+from embed_pipeline.ledger.states import ENDED, SERVING, Step, TaskState, task_step
+from embed_pipeline.ledger.tables import media, pipeline, task
+from embed_pipeline.ledger.values import (
+    Claim,
+    Claimed,
+    ClaimOutcome,
+    Content,
+    Duplicate,
+    Limits,
+    Origin,
+    Target,
+    TaskRow,
+    Written,
+    to_json,
+)
+
+DAY_SEC = 86400.0
+Ask = Literal["due", "failed", "force"]
+"""What a claim may follow: what is due by itself, also what failed for good, or anything."""
+
+
+class Tasks:
+    """Tasks of all pipelines.
+
+    Args:
+        database: The ledger's database.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def claim(
+        self,
+        target: Target,
+        claims: Sequence[Claim],
+        *,
+        run_id: str,
+        owner: str,
+        lease_sec: float,
+        ask: Ask = "due",
+        limits: Limits | None = None,
+    ) -> dict[Content, Claimed | ClaimOutcome]:
+        """Claim the right to create the tasks of some contents; whoever gets it may create, and nobody else.
+
+        Args:
+            target: The pipeline.
+            claims: What to create, each content once.
+            run_id: The run, or the first of its re-executions: what it created before serves it.
+            owner: The process; a claim is its own alone.
+            lease_sec: Seconds until the claim lapses unless it is renewed.
+            ask: What the claims may follow.
+            limits: Media minutes that may be spent.
+        """
+        with self._database.write() as (connection, now):
+            ensure_pipeline(connection, target.pipeline)
+            budget = _Budget(connection, now, target, run_id, limits)
+            query = (
+                sa.select(*TASK_COLUMNS, task_step(target, now).label("step"))
+                .where(task.c.is_latest, _among(claim.content for claim in claims))
+                .with_for_update()
+            )
+            latest: dict[Content, tuple[TaskRow, Step]] = {}
+            for row in connection.execute(query):
+                if (found := task_of(row)) is not None:
+                    latest[found.content] = (found, Step(row.step))
+            outcomes: dict[Content, Claimed | ClaimOutcome] = {}
+            # In one order, so that two transactions never wait for each other.
+            for claim in sorted(claims, key=lambda one: one.content):
+                before, step = latest.get(claim.content, (None, Step.SUBMIT))
+                if step is not Step.SUBMIT and before is not None and _may_follow(before, step, ask, run_id):
+                    step = Step.SUBMIT
+                if step is not Step.SUBMIT:
+                    outcomes[claim.content] = ClaimOutcome(step, before)
+                elif (reached := budget.spend(claim.minutes)) is not None:
+                    outcomes[claim.content] = ClaimOutcome(Step.SUBMIT, before, reached)
+                else:
+                    by_hand = ask != "due"
+                    outcomes[claim.content] = self._insert(
+                        connection, now, target, claim, before, run_id, owner, lease_sec, by_hand=by_hand
+                    )
+            return outcomes
+
+    def mark_sent(self, claimed: TaskRow, *, lease_sec: float, doubt_sec: float) -> bool:
+        """Renew a claim just before its request is sent.
+
+        Args:
+            claimed: The claim.
+            lease_sec: Seconds until it lapses; longer than the request may take.
+            doubt_sec: Seconds for which the platform may carry the request out, if nobody learns of its outcome.
+
+        Returns:
+            Whether the claim is still this process's own: if not, nothing may be sent.
+        """
+        with self._database.write() as (connection, now):
+            renewed = connection.execute(
+                sa.update(task)
+                .where(*_own(claimed))
+                .values(lease_until=now + lease_sec, sent_at=now, in_doubt_until=now + doubt_sec)
+            )
+            return renewed.rowcount == 1
+
+    def renew(self, owner: str, *, lease_sec: float) -> None:
+        """Extend the leases of all claims of a process, as while it uploads."""
+        with self._database.write() as (connection, now):
+            connection.execute(
+                sa.update(task)
+                .where(task.c.owner == owner, task.c.state == TaskState.CLAIMED)
+                .values(lease_until=now + lease_sec)
+            )
+
+    def note_upload(self, claimed: TaskRow, asset_id: str | None) -> None:
+        """Record the upload that was made under a claim, so that a recovery can use or delete it."""
+        with self._database.write() as (connection, _):
+            connection.execute(sa.update(task).where(*_own(claimed)).values(asset_id=asset_id))
+
+    def release(self, claimed: TaskRow) -> None:
+        """Give a claim back, because nothing was created and the content is not at fault."""
+        with self._database.write() as (connection, _):
+            deleted = connection.execute(sa.delete(task).where(*_own(claimed)))
+            if deleted.rowcount == 1 and claimed.attempt > 1:
+                before = sa.select(sa.func.max(task.c.attempt)).where(_is(claimed.content)).scalar_subquery()
+                connection.execute(
+                    sa.update(task).where(_is(claimed.content), task.c.attempt == before).values(is_latest=True)
+                )
+
+    def leave_in_doubt(self, claimed: TaskRow, *, doubt_sec: float) -> None:
+        """Let a claim lapse now, because it is not known whether a task was created.
+
+        Args:
+            claimed: The claim.
+            doubt_sec: Seconds for which a task may still appear.
+        """
+        with self._database.write() as (connection, now):
+            connection.execute(
+                sa.update(task).where(*_own(claimed)).values(lease_until=now, in_doubt_until=now + doubt_sec)
+            )
+
+    def take_over(self, lapsed: Iterable[TaskRow], *, owner: str, lease_sec: float) -> list[TaskRow]:
+        """Take over claims whose lease has lapsed; returns those that nobody else took meanwhile."""
+        taken = []
+        with self._database.write() as (connection, now):
+            for row in sorted(lapsed, key=lambda one: one.id):
+                found = connection.execute(
+                    sa.update(task)
+                    .where(task.c.id == row.id, task.c.state == TaskState.CLAIMED, task.c.lease_until <= now)
+                    .values(owner=owner, lease_until=now + lease_sec)
+                    .returning(*TASK_COLUMNS)
+                ).one_or_none()
+                if found is not None and (own := task_of(found)) is not None:
+                    taken.append(own)
+        return taken
+
+    def lapsed_claims(self, platform: str, *, name: str | None = None) -> list[TaskRow]:
+        """Return the claims whose lease has lapsed, oldest first.
+
+        Args:
+            platform: The platform.
+            name: Only those of this pipeline.
+        """
+        query = sa.select(*TASK_COLUMNS).where(
+            task.c.state == TaskState.CLAIMED,
+            task.c.platform == platform,
+            *([task.c.pipeline == name] if name is not None else []),
+        )
+        with self._database.read() as (connection, now):
+            rows = connection.execute(query.where(task.c.lease_until <= now).order_by(task.c.claimed_at))
+            return [row for row in map(task_of, rows) if row is not None]
+
+    def known_ids(self, task_ids: Collection[str]) -> set[str]:
+        """Return those of some platform's task ids that the ledger has."""
+        with self._database.read() as (connection, _):
+            return {
+                known
+                for part in chunks(task_ids)
+                for (known,) in connection.execute(sa.select(task.c.task_id).where(task.c.task_id.in_(part)))
+            }
+
+    def created(
+        self,
+        target: Target,
+        claimed: TaskRow,
+        *,
+        task_id: str,
+        lifetime_sec: float,
+        origin: Origin = "created",
+        created_at: float | None = None,
+        own: Collection[str] | None = None,
+        run_id: str | None = None,
+    ) -> tuple[list[OutboxRow], Duplicate | None]:
+        """Record the task that the platform created, and attach every media file of its content to it.
+
+        Args:
+            target: The pipeline.
+            claimed: The claim.
+            task_id: The platform's id.
+            lifetime_sec: Seconds for which the platform keeps a result.
+            origin: Whether the run created it or found it in the platform's list.
+            created_at: When it was created, by the database's clock; None for now.
+            own: The partition keys that the run reports.
+            run_id: The run that reports them.
+
+        Returns:
+            The changes that the run is to report, and the duplicate if the claim was lost and another task serves.
+        """
+        with self._database.write() as (connection, now):
+            at = created_at if created_at is not None else now
+            values = {
+                "state": TaskState.PROCESSING,
+                "task_id": task_id,
+                "origin": origin,
+                "created_at": at,
+                "expires_at": at + lifetime_sec,
+                "in_doubt_until": None,
+            }
+            # Also of a claim that another process took over meanwhile: the first answer counts.
+            recorded = connection.execute(
+                sa.update(task).where(task.c.id == claimed.id, task.c.state == TaskState.CLAIMED).values(values)
+            )
+            if recorded.rowcount == 0:
+                serving = connection.execute(
+                    sa.select(task.c.task_id).where(_is(claimed.content), task.c.is_latest)
+                ).scalar_one_or_none()
+                if serving is None:  # released or refused meanwhile, and the task is there all the same
+                    new = {**_values(claimed), **values, "is_latest": True}
+                    recorded = connection.execute(insert_new(connection, task).values(new))
+                if recorded.rowcount == 0 and serving != task_id:
+                    return [], Duplicate(task_id, serving)
+            keys = names_of(connection, target, claimed.content)
+            return attach(connection, now, target, keys, run_id=run_id, own=own), None
+
+    def attach(
+        self, target: Target, keys: Collection[str], *, run_id: str | None = None, again: bool = False
+    ) -> list[OutboxRow]:
+        """Attach media files to the tasks that serve their contents.
+
+        Args:
+            target: The pipeline.
+            keys: The media files.
+            run_id: The run that reports the changes; None leaves them to the next sensor tick.
+            again: Also report the files that are attached already.
+        """
+        with self._database.write() as (connection, now):
+            return attach(connection, now, target, keys, run_id=run_id, again=again)
+
+    def ended(
+        self,
+        target: Target,
+        row: TaskRow,
+        state: TaskState,
+        error: str,
+        *,
+        retry_after_sec: float | None = None,
+        own: Collection[str] | None = None,
+        run_id: str | None = None,
+    ) -> list[OutboxRow]:
+        """Record that a claim or a task gives no result.
+
+        Args:
+            target: The pipeline.
+            row: The claim or the task.
+            state: `REFUSED` for a claim, `FAILED`, `RETRYABLE` or `EXPIRED` for a task.
+            error: Why, in words.
+            retry_after_sec: Seconds until another attempt may follow.
+            own: The partition keys that the run reports.
+            run_id: The run that reports them.
+        """
+        if state not in ENDED:
+            raise ValueError(f"{state} is no end")
+        open_states = (TaskState.CLAIMED,) if state is TaskState.REFUSED else SERVING
+        condition = _own(row) if state is TaskState.REFUSED else (task.c.id == row.id, task.c.state.in_(open_states))
+        with self._database.write() as (connection, now):
+            retry_at = None if retry_after_sec is None else now + retry_after_sec
+            found = connection.execute(
+                sa.update(task)
+                .where(*condition)
+                .values(state=state, error=error, ended_at=now, retry_at=retry_at, in_doubt_until=None)
+                .returning(*TASK_COLUMNS)
+            ).one_or_none()
+            if found is None or (ended := task_of(found)) is None:
+                return []
+            keys = names_of(connection, target, row.content)
+            for part in chunks(keys):
+                connection.execute(
+                    sa.update(media)
+                    .where(media.c.pipeline == target.pipeline, media.c.key.in_(part))
+                    .values(updated_at=now, deferred_reason=None, deferred_since=None, deferred_until=None, requests=0)
+                )
+            changes: list[outbox.Change] = [("failure", key, failure_payload(ended)) for key in keys]
+            return outbox.append(connection, now, target.pipeline, changes, run_id=run_id, own=own)
+
+    def mark_ready(self, rows: Collection[int]) -> None:
+        """Record that tasks have ended on the platform, by the ids of their rows."""
+        with self._database.write() as (connection, now):
+            for start in range(0, len(ids := list(rows)), 500):
+                connection.execute(
+                    sa.update(task)
+                    .where(task.c.id.in_(ids[start : start + 500]), task.c.state == TaskState.PROCESSING)
+                    .values(state=TaskState.READY, ready_at=now)
+                )
+
+    def collected(
+        self, target: Target, row: TaskRow, written: Sequence[Written], *, run_id: str | None = None
+    ) -> list[OutboxRow]:
+        """Record that the segments of a task are in the dataset.
+
+        Args:
+            target: The pipeline.
+            row: The task.
+            written: What was written, for each media file that has them now.
+            run_id: The run that reports the changes.
+
+        Returns:
+            The changes that the run is to report.
+        """
+        with self._database.write() as (connection, now):
+            connection.execute(
+                sa.update(task).where(task.c.id == row.id).values(state=TaskState.COLLECTED, ended_at=now, error=None)
+            )
+            changes: list[outbox.Change] = []
+            for file in written:
+                connection.execute(
+                    sa.update(media)
+                    .where(media.c.pipeline == target.pipeline, media.c.key == file.key)
+                    .values(
+                        task_id=row.task_id,
+                        embedded_fingerprint=row.content.fingerprint,
+                        embedded_digest=row.content.settings_digest,
+                        embedded_platform=row.content.platform,
+                        embedded_task_id=row.task_id,
+                        segments=file.segments,
+                        space=file.space,
+                        size_bytes=file.size_bytes,
+                        written_at=now,
+                        problems=to_json(file.problems) if file.problems else None,
+                        updated_at=now,
+                        requests=0,
+                        interruptions=0,
+                        deferred_reason=None,
+                        deferred_since=None,
+                        deferred_until=None,
+                    )
+                )
+                payload = {
+                    "task_id": row.task_id,
+                    "attempt": row.attempt,
+                    "settings_digest": row.content.settings_digest,
+                    "submitted_at": row.created_at,
+                    "segments": file.segments,
+                    "space": file.space,
+                    "size_bytes": file.size_bytes,
+                    "duration_sec": file.duration_sec,
+                    "problems": dict(file.problems),
+                    **file.details,
+                }
+                changes.append(("segments", file.key, payload))
+            return outbox.append(connection, now, target.pipeline, changes, run_id=run_id)
+
+    def adopt_results(self, target: Target, results: Iterable[tuple[TaskRow, str, Written]]) -> int:
+        """Record segments that the dataset holds and the ledger does not know: tasks that were paid for before.
+
+        Args:
+            target: The pipeline.
+            results: The task as the segments tell of it, the media file's address, and what is written.
+
+        Returns:
+            How many were new to the ledger.
+        """
+        count = 0
+        with self._database.write() as (connection, now):
+            for row, uri, file in results:
+                new = {**_values(row), "state": TaskState.COLLECTED, "is_latest": True, "task_id": row.task_id}
+                new |= {"origin": "imported", "created_at": row.created_at, "ended_at": row.created_at}
+                inserted = connection.execute(insert_new(connection, task).values(new))
+                values = {
+                    "embedded_fingerprint": row.content.fingerprint,
+                    "embedded_digest": row.content.settings_digest,
+                    "embedded_platform": row.content.platform,
+                    "embedded_task_id": row.task_id,
+                    "segments": file.segments,
+                    "space": file.space,
+                    "size_bytes": file.size_bytes,
+                    "written_at": row.created_at,
+                    "updated_at": now,
+                }
+                facts = {
+                    "pipeline": target.pipeline,
+                    "key": file.key,
+                    "uri": uri,
+                    "media_type": row.media_type,
+                    "fingerprint": row.content.fingerprint,
+                    "duration_sec": file.duration_sec,
+                    "changed_at": now,
+                    "task_id": row.task_id,
+                    **values,
+                }
+                known = connection.execute(insert_new(connection, media).values(facts))
+                if known.rowcount == 0:
+                    connection.execute(
+                        sa.update(media)
+                        .where(media.c.pipeline == target.pipeline, media.c.key == file.key)
+                        .where(media.c.embedded_task_id.is_(None))
+                        .values(values)
+                    )
+                count += max(inserted.rowcount, known.rowcount, 0) > 0
+        return count
+
+    def _insert(
+        self,
+        connection: sa.Connection,
+        now: float,
+        target: Target,
+        claim: Claim,
+        before: TaskRow | None,
+        run_id: str,
+        owner: str,
+        lease_sec: float,
+        *,
+        by_hand: bool,
+    ) -> Claimed | ClaimOutcome:
+        values = {
+            "fingerprint": claim.content.fingerprint,
+            "settings_digest": claim.content.settings_digest,
+            "platform": claim.content.platform,
+            "attempt": 1 if before is None else before.attempt + 1,
+            "tries": 1 if before is None or by_hand or before.state is TaskState.REFUSED else before.tries + 1,
+            "is_latest": True,
+            "state": TaskState.CLAIMED,
+            "pipeline": target.pipeline,
+            "key": claim.key,
+            "run_id": run_id,
+            "owner": owner,
+            "claimed_at": now,
+            "lease_until": now + lease_sec,
+            "source_url": claim.source_url,
+            "source_filename": claim.source_filename,
+            "media_type": claim.media_type,
+            "settings": to_json(claim.settings),
+            "config_digest": target.config_digest,
+            "minutes": claim.minutes,
+        }
+        if before is not None and before.state is TaskState.CLAIMED:
+            # Its run died before anything was sent, so the same attempt goes on under a new owner.
+            values |= {"attempt": before.attempt, "tries": before.tries, "sent_at": None, "in_doubt_until": None}
+            taken = sa.update(task).where(
+                task.c.id == before.id, task.c.state == TaskState.CLAIMED, task.c.owner == before.owner
+            )
+            found = connection.execute(taken.values(values).returning(*TASK_COLUMNS)).one_or_none()
+        else:
+            if before is not None:
+                connection.execute(sa.update(task).where(task.c.id == before.id).values(is_latest=False))
+            found = connection.execute(
+                insert_new(connection, task).values(values).returning(*TASK_COLUMNS)
+            ).one_or_none()
+        row = task_of(found) if found is not None else None
+        # Without a row, another transaction was first.
+        return Claimed(row) if row is not None else ClaimOutcome(Step.WAIT, before)
+
+
+class _Budget:
+    """Media minutes that are left, counted within the claiming transaction."""
+
+    def __init__(
+        self, connection: sa.Connection, now: float, target: Target, run_id: str, limits: Limits | None
+    ) -> None:
+        self._left: dict[str, float] = {}
+        if limits is None or (limits.per_run is None and limits.per_day is None):
+            return
+        # Runs of one pipeline count one after the other, or two could both spend the last minute.
+        connection.execute(sa.select(pipeline.c.name).where(pipeline.c.name == target.pipeline).with_for_update())
+        if limits.per_run is not None:
+            self._left["max_minutes_per_run"] = limits.per_run - spent(connection, target, task.c.run_id == run_id)
+        if limits.per_day is not None:
+            self._left["max_minutes_per_day"] = limits.per_day - spent(
+                connection, target, task.c.claimed_at > now - DAY_SEC
+            )
+
+    def spend(self, minutes: float | None) -> str | None:
+        """Take minutes off; or return which limit is reached and take nothing."""
+        for name, left in self._left.items():
+            if (minutes or 0.0) > left:
+                # The same words for every file that it keeps waiting, so that they can be counted as one.
+                return f"{name} is reached: {max(left, 0.0):.1f} min are left, too few for it"
+        for name in self._left:
+            self._left[name] -= minutes or 0.0
+        return None
+
+
+def spent(connection: sa.Connection, target: Target, *conditions: sa.ColumnElement[bool]) -> float:
+    """Return the media minutes that a pipeline has claimed and not released, under some conditions."""
+    total = sa.func.coalesce(sa.func.sum(task.c.minutes), 0.0)
+    counted = sa.and_(
+        task.c.pipeline == target.pipeline,
+        task.c.state != TaskState.REFUSED,
+        sa.or_(task.c.origin.is_(None), task.c.origin != "imported"),
+        *conditions,
+    )
+    return float(connection.execute(sa.select(total).where(counted)).scalar_one())
+
+
+def _may_follow(before: TaskRow, step: Step, ask: Ask, run_id: str) -> bool:
+    """Decide whether a person's wish makes a new attempt out of a content that is not due by itself."""
+    if ask == "due" or before.state is TaskState.CLAIMED:
+        return False
+    if before.state in ENDED:
+        # Also what backs off; what this run itself was refused or failed is not asked for twice.
+        return step in {Step.GIVE_UP, Step.BACK_OFF} and before.run_id != run_id
+    # A run that was killed and re-executed finds what it created before.
+    return ask == "force" and before.run_id != run_id
+
+
+def _own(claimed: TaskRow) -> tuple[sa.ColumnElement[bool], ...]:
+    return task.c.id == claimed.id, task.c.owner == claimed.owner, task.c.state == TaskState.CLAIMED
+
+
+def _is(content: Content) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        task.c.fingerprint == content.fingerprint,
+        task.c.settings_digest == content.settings_digest,
+        task.c.platform == content.platform,
+    )
+
+
+def _among(contents: Iterable[Content]) -> sa.ColumnElement[bool]:
+    wanted = list(contents)
+    return sa.and_(
+        task.c.fingerprint.in_({one.fingerprint for one in wanted}),
+        task.c.settings_digest.in_({one.settings_digest for one in wanted}),
+        task.c.platform.in_({one.platform for one in wanted}),
+    )
+
+
+def _values(row: TaskRow) -> dict[str, Any]:
+    """Return the columns that make up a task's identity and request."""
+    return {
+        "fingerprint": row.content.fingerprint,
+        "settings_digest": row.content.settings_digest,
+        "platform": row.content.platform,
+        "attempt": row.attempt,
+        "tries": row.tries,
+        "pipeline": row.pipeline,
+        "key": row.key,
+        "run_id": row.run_id,
+        "owner": row.owner,
+        "claimed_at": row.claimed_at,
+        "lease_until": row.claimed_at,
+        "source_url": row.source_url,
+        "source_filename": row.source_filename,
+        "asset_id": row.asset_id,
+        "media_type": row.media_type,
+        "settings": to_json(row.settings),
+        "config_digest": row.config_digest,
+        "minutes": row.minutes,
+    }
