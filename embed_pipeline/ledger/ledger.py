@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import sqlalchemy as sa
 
@@ -87,6 +87,24 @@ class DaySpending:
     frees_at: float | None
 
 
+class FileOverview(NamedTuple):
+    """A media file in few columns, for questions about all of them: the states and steps are their enums' values."""
+
+    key: str
+    state: str
+    step: str
+    fingerprint: str
+    token: str | None
+    media_type: str
+    duration_sec: float | None
+    embedded_fingerprint: str | None
+    embedded_digest: str | None
+    embedded_platform: str | None
+    task_state: str | None
+    error: str | None
+    retry_at: float | None
+
+
 class Ledger:
     """The relational store of media files and tasks: what is known, what was paid for, what became of it.
 
@@ -153,6 +171,36 @@ class Ledger:
                 query = query.where(media_state(target).in_([state.value for state in states]))
             for row in connection.execution_options(yield_per=2000).execute(query):
                 yield media_of(row)
+
+    def overview(self, target: Target) -> Iterator[FileOverview]:
+        """Stream what tells apart the media files of a pipeline, by partition key.
+
+        Args:
+            target: The pipeline.
+        """
+        with self.database.read() as (connection, now):
+            query = (
+                sa.select(
+                    media.c.key,
+                    media_state(target),
+                    media_step(target, now),
+                    media.c.fingerprint,
+                    media.c.token,
+                    media.c.media_type,
+                    media.c.duration_sec,
+                    media.c.embedded_fingerprint,
+                    media.c.embedded_digest,
+                    media.c.embedded_platform,
+                    task.c.state,
+                    task.c.error,
+                    task.c.retry_at,
+                )
+                .select_from(with_task(target))
+                .where(media.c.pipeline == target.pipeline)
+                .order_by(media.c.key)
+            )
+            for row in connection.execution_options(yield_per=10_000).execute(query):
+                yield FileOverview(*row)
 
     def states(self, target: Target) -> dict[str, MediaState]:
         """Return the state of every media file of a pipeline, by partition key."""

@@ -27,13 +27,13 @@ class KnownFile:
         fingerprint: Its content.
         token: The library's cheap sign of that content; None where there is none.
         is_gone: Whether it vanished.
-        task_id: The task that it was reported to be served by; None for none.
+        has_task: Whether it ever had a task or segments of which something is left.
     """
 
     fingerprint: str
     token: str | None
     is_gone: bool
-    task_id: str | None
+    has_task: bool
 
 
 class MediaFiles:
@@ -53,14 +53,27 @@ class MediaFiles:
             name: The pipeline.
             keys: Only these; None for all.
         """
-        columns = media.c.key, media.c.fingerprint, media.c.token, media.c.gone_at, media.c.task_id
+        columns = (
+            media.c.key,
+            media.c.fingerprint,
+            media.c.token,
+            media.c.gone_at,
+            media.c.task_id,
+            media.c.embedded_task_id,
+        )
         query: sa.Select[Any] = sa.select(*columns).where(media.c.pipeline == name)
         with self._database.read() as (connection, _):
             found: Iterable[Any] = connection.execute(query)
             if keys is not None:
                 found = _in_chunks(connection, query, keys)
             return {
-                row.key: KnownFile(row.fingerprint, row.token, row.gone_at is not None, row.task_id) for row in found
+                row.key: KnownFile(
+                    row.fingerprint,
+                    row.token,
+                    row.gone_at is not None,
+                    row.task_id is not None or row.embedded_task_id is not None,
+                )
+                for row in found
             }
 
     def record(
@@ -284,10 +297,12 @@ def attach(
         keys: The media files.
         run_id: The run that reports the changes.
         own: The partition keys that it reports; None for all.
-        again: Also report the files that are attached already.
+        again: Also report the files that are attached already, and those whose task gave no result.
     """
     from embed_pipeline.ledger.rows import TASK_COLUMNS, task_of
     from embed_pipeline.ledger.states import wanted_digest
+
+    states = sa.or_(task.c.state.in_(SERVING), sa.and_(sa.true() if again else sa.false(), task.c.task_id.is_not(None)))
 
     rows: list[OutboxRow] = []
     for part in chunks(keys):
@@ -304,7 +319,7 @@ def attach(
                     ),
                 )
             )
-            .where(media.c.pipeline == target.pipeline, media.c.key.in_(part), task.c.state.in_(SERVING))
+            .where(media.c.pipeline == target.pipeline, media.c.key.in_(part), states)
         )
         found = {row.key: row for row in connection.execute(query)}
         changes: list[outbox.Change] = []

@@ -79,6 +79,7 @@ def media_of(row: Any) -> MediaRow:
         embedded_task_id=row.media_embedded_task_id,
         embedded_digest=row.media_embedded_digest,
         embedded_fingerprint=row.media_embedded_fingerprint,
+        embedded_platform=row.media_embedded_platform,
         segments=row.media_segments,
         space=row.media_space,
         size_bytes=row.media_size_bytes,

@@ -68,15 +68,7 @@ class Tasks:
         with self._database.write() as (connection, now):
             ensure_pipeline(connection, target.pipeline)
             budget = _Budget(connection, now, target, run_id, limits)
-            query = (
-                sa.select(*TASK_COLUMNS, task_step(target, now).label("step"))
-                .where(task.c.is_latest, _among(claim.content for claim in claims))
-                .with_for_update()
-            )
-            latest: dict[Content, tuple[TaskRow, Step]] = {}
-            for row in connection.execute(query):
-                if (found := task_of(row)) is not None:
-                    latest[found.content] = (found, Step(row.step))
+            latest = _latest(connection, now, target, [claim.content for claim in claims], lock=True)
             outcomes: dict[Content, Claimed | ClaimOutcome] = {}
             # In one order, so that two transactions never wait for each other.
             for claim in sorted(claims, key=lambda one: one.content):
@@ -112,6 +104,50 @@ class Tasks:
                 .values(lease_until=now + lease_sec, sent_at=now, in_doubt_until=now + doubt_sec)
             )
             return renewed.rowcount == 1
+
+    def latest(self, target: Target, contents: Collection[Content]) -> dict[Content, tuple[TaskRow, Step]]:
+        """Return the latest task of some contents, with the next step for each; those without a task are left out."""
+        with self._database.read() as (connection, now):
+            return _latest(connection, now, target, contents)
+
+    def by_id(self, task_ids: Collection[str]) -> dict[str, TaskRow]:
+        """Return tasks by the platform's id."""
+        with self._database.read() as (connection, _):
+            query = sa.select(*TASK_COLUMNS)
+            found = (
+                task_of(row)
+                for part in chunks(task_ids)
+                for row in connection.execute(query.where(task.c.task_id.in_(part)).order_by(task.c.id))
+            )
+            return {str(row.task_id): row for row in found if row is not None}
+
+    def ended_otherwise(self, target: Target, fingerprints: Collection[str]) -> dict[str, TaskRow]:
+        """Return the latest task without a result that contents have under another configuration, by fingerprint."""
+        with self._database.read() as (connection, _):
+            query = sa.select(*TASK_COLUMNS).where(
+                task.c.is_latest,
+                task.c.state.in_([state.value for state in ENDED]),
+                task.c.config_digest != target.config_digest,
+            )
+            found = (
+                task_of(row)
+                for part in chunks(fingerprints)
+                for row in connection.execute(query.where(task.c.fingerprint.in_(part)).order_by(task.c.id))
+            )
+            return {row.content.fingerprint: row for row in found if row is not None}
+
+    def clear_doubt(self, claimed: TaskRow) -> bool:
+        """Record that a request whose outcome was unknown created nothing; the claim stays.
+
+        Returns:
+            Whether the claim is this process's own, and its time of doubt is over.
+        """
+        with self._database.write() as (connection, now):
+            over = sa.or_(task.c.in_doubt_until.is_(None), task.c.in_doubt_until <= now)
+            cleared = connection.execute(
+                sa.update(task).where(*_own(claimed), over).values(sent_at=None, in_doubt_until=None)
+            )
+            return cleared.rowcount == 1
 
     def renew(self, owner: str, *, lease_sec: float) -> None:
         """Extend the leases of all claims of a process, as while it uploads."""
@@ -470,6 +506,28 @@ class Tasks:
         return Claimed(row) if row is not None else ClaimOutcome(Step.WAIT, before)
 
 
+def _latest(
+    connection: sa.Connection, now: float, target: Target, contents: Collection[Content], *, lock: bool = False
+) -> dict[Content, tuple[TaskRow, Step]]:
+    wanted = set(contents)
+    found: dict[Content, tuple[TaskRow, Step]] = {}
+    for part in chunks(sorted({content.fingerprint for content in wanted})):
+        query = (
+            sa.select(*TASK_COLUMNS, task_step(target, now).label("step"))
+            .where(
+                task.c.is_latest,
+                task.c.fingerprint.in_(part),
+                task.c.settings_digest.in_({content.settings_digest for content in wanted}),
+                task.c.platform.in_({content.platform for content in wanted}),
+            )
+            .order_by(task.c.id)
+        )
+        for row in connection.execute(query.with_for_update() if lock else query):
+            if (latest := task_of(row)) is not None and latest.content in wanted:
+                found[latest.content] = (latest, Step(row.step))
+    return found
+
+
 class _Budget:
     """Media minutes that are left, counted within the claiming transaction."""
 
@@ -531,15 +589,6 @@ def _is(content: Content) -> sa.ColumnElement[bool]:
         task.c.fingerprint == content.fingerprint,
         task.c.settings_digest == content.settings_digest,
         task.c.platform == content.platform,
-    )
-
-
-def _among(contents: Iterable[Content]) -> sa.ColumnElement[bool]:
-    wanted = list(contents)
-    return sa.and_(
-        task.c.fingerprint.in_({one.fingerprint for one in wanted}),
-        task.c.settings_digest.in_({one.settings_digest for one in wanted}),
-        task.c.platform.in_({one.platform for one in wanted}),
     )
 
 

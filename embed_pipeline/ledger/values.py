@@ -154,6 +154,7 @@ class MediaRow:
         embedded_task_id: The task of the segments that the dataset has.
         embedded_digest: The settings of those.
         embedded_fingerprint: The content of those.
+        embedded_platform: The platform of those.
         segments: How many.
         space: Their vector space.
         size_bytes: The size of their file.
@@ -182,6 +183,7 @@ class MediaRow:
     embedded_task_id: str | None
     embedded_digest: str | None
     embedded_fingerprint: str | None
+    embedded_platform: str | None
     segments: int | None
     space: str | None
     size_bytes: int | None

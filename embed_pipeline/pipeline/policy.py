@@ -1,15 +1,14 @@
-"""The choices a team makes about runs, retries, money and vanished files: described values, no behaviour."""
+"""Policy of a pipeline: runs, retries, money and vanished files."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-import dagster as dg
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
-class PipelinePolicy(BaseModel, dg.Resolvable):
-    """How a pipeline submits, collects, retries, spends and forgets."""
+class PipelinePolicy(BaseModel):
+    """Choices of a team about submitting, collecting, retrying, spending and forgetting."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,10 +32,22 @@ class PipelinePolicy(BaseModel, dg.Resolvable):
     result_lifetime_sec: float = Field(
         7 * 86400.0, gt=0, description="How long the platform keeps a result, in seconds."
     )
-    dead_after_sec: float = Field(
-        300.0,
-        gt=0,
-        description="A run that has shown no sign of life for so long is taken for dead and ended, in seconds.",
+    lease_sec: float = Field(
+        45.0, ge=5, description="Seconds after which the claims of a run whose process died are free for another run."
+    )
+    create_timeout_sec: float = Field(
+        30.0, gt=0, description="How long one request that creates a task may take in all, in seconds."
+    )
+    doubt_margin_sec: float = Field(
+        120.0,
+        ge=0,
+        description=(
+            "Seconds after the deadline of a request with an unknown outcome for which the platform may still carry it "
+            "out. Only then the content is submitted again."
+        ),
+    )
+    interruptions_tolerated: int = Field(
+        6, ge=2, description="Runs that may die while they collect one result alone before it counts as failed."
     )
     stuck_after_sec: float = Field(
         6 * 3600.0, gt=0, description="A task that is processing for longer than this is reported as stuck, in seconds."
@@ -74,15 +85,20 @@ class PipelinePolicy(BaseModel, dg.Resolvable):
     schedule_cron: str = Field("0 2 * * *", description="When daily_embedding_schedule submits.")
     schedule_timezone: str = Field("UTC", description="The time zone of schedule_cron.")
 
-    @field_validator("schedule_cron", "schedule_timezone")
-    @classmethod
-    def _one_dagster_takes(cls, value: str, info: ValidationInfo) -> str:
-        """Dagster reads both; asking it here gives the mistake a name before a code location fails to load."""
-        cron, timezone = (value, "UTC") if info.field_name == "schedule_cron" else ("0 0 * * *", value)
-        try:
-            dg.ScheduleDefinition(name="trial", job_name="trial", cron_schedule=cron, execution_timezone=timezone)
-        except (dg.DagsterInvalidDefinitionError, ValueError, KeyError):
-            kind = "cron expression, as in '0 2 * * *'" if info.field_name == "schedule_cron" else "time zone"
-            msg = f"{value!r} is no {kind}" + ("" if "cron" in kind else ", as in 'Europe/Berlin'")
-            raise ValueError(msg) from None
-        return value
+    @model_validator(mode="after")
+    def _lease_outlasts_a_request(self) -> PipelinePolicy:
+        if self.lease_sec <= self.create_timeout_sec:
+            msg = f"lease_sec ({self.lease_sec:g}) must be longer than create_timeout_sec ({self.create_timeout_sec:g})"
+            raise ValueError(msg)
+        return self
+
+
+def backoff_sec(failures: int, first_sec: float, *, longest_sec: float = 6 * 3600.0) -> float:
+    """Return the wait after the n-th failure in a row, in seconds: doubled each time.
+
+    Args:
+        failures: How many there were, from 1.
+        first_sec: The wait after the first.
+        longest_sec: The longest wait.
+    """
+    return min(first_sec * 2.0 ** min(failures - 1, 20), longest_sec)

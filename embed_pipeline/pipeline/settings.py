@@ -1,4 +1,4 @@
-"""What a media file is embedded with, in one canonical form with one digest."""
+"""Embedding settings: one canonical form, one digest."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import json
 from typing import Any, Literal
 
-import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 MediaType = Literal["audio", "video"]
@@ -26,7 +25,7 @@ _CANONICAL_ORDER = (
 
 
 class Segmentation(BaseModel):
-    """How a media file is cut into segments: at fixed lengths, or dynamically where the content changes."""
+    """Segmentation of a media file: fixed lengths, or dynamic where the content changes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,13 +43,13 @@ class Segmentation(BaseModel):
         return self
 
     def wire(self) -> dict[str, Any]:
-        """The object that the platform takes."""
+        """Return the object that the platform takes."""
         length = {"fixed": "duration_sec", "dynamic": "min_duration_sec"}[self.strategy]
         return {"strategy": self.strategy, self.strategy: {length: self.seconds}}
 
 
-class EmbeddingSettings(BaseModel, dg.Resolvable):
-    """What a media file is embedded with. Two files embedded with the same settings may be compared."""
+class EmbeddingSettings(BaseModel):
+    """Embedding settings: model, options, scopes, segmentation. Files embedded with the same ones may be compared."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -117,12 +116,12 @@ class EmbeddingSettings(BaseModel, dg.Resolvable):
         return self
 
     def options(self, media_type: MediaType) -> tuple[str, ...]:
-        """What is embedded of a media file of this type."""
+        """Return what is embedded of a media file of this type."""
         asked = self.video_options if media_type == "video" else self.audio_options
         return asked or _OPTIONS[self.model_name][media_type]
 
     def request(self, media_type: MediaType) -> dict[str, Any]:
-        """What the platform is asked for, but for the media source: the keywords of ``tasks.create``."""
+        """Return the keywords of `tasks.create`, but for the media source."""
         options = self.options(media_type)
         segmentation = (self.video_segmentation if media_type == "video" else self.audio_segmentation).wire()
         media: dict[str, Any] = {
@@ -146,7 +145,7 @@ class EmbeddingSettings(BaseModel, dg.Resolvable):
         return request
 
     def embedded_minutes(self, duration_sec: float) -> float:
-        """The minutes that are embedded of a media file of this length: those between start_sec and end_sec.
+        """Return the minutes between `start_sec` and `end_sec` of a media file of this length.
 
         Args:
             duration_sec: Its length, in seconds.
@@ -155,18 +154,18 @@ class EmbeddingSettings(BaseModel, dg.Resolvable):
         return max(end - (self.start_sec or 0.0), 0.0) / 60
 
     def spelled_out(self) -> EmbeddingSettings:
-        """The same settings with the options named that are left to the model, which may have others one day."""
+        """Return the same settings with the options named that are left to the model, which may have others one day."""
         return self.model_copy(
             update={"video_options": self.options("video"), "audio_options": self.options("audio")},
         )
 
     def digest(self, media_type: MediaType) -> str:
-        """Twelve hex characters that stand for all that a media file of this type is embedded with."""
+        """Return twelve hex characters that stand for all that a media file of this type is embedded with."""
         return _digest(self.request(media_type))
 
     @property
     def code_version(self) -> str:
-        """What stands for these settings as a whole in Dagster's staleness."""
+        """Digest of these settings as a whole."""
         return _digest([self.request("video"), self.request("audio")])
 
 

@@ -1,0 +1,235 @@
+"""Discovery: the media library compared with the ledger."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from embed_pipeline.ledger import MediaFacts
+from embed_pipeline.pipeline.context import EmbeddingPipeline
+
+if TYPE_CHECKING:
+    from embed_pipeline.ledger.media import KnownFile
+    from embed_pipeline.media import Listing, MediaFile
+
+# A file that changed within so many seconds of its listing may change again without another time stamp.
+_SETTLED_SEC = 5.0
+
+
+@dataclass(frozen=True)
+class DiscoveryPlan:
+    """Work of one discovery.
+
+    Args:
+        record: Partition keys whose content is new, changed or back, in the library's order.
+        refresh: Partition keys whose content is known and whose token is not.
+        gone: Partition keys that vanished.
+        retire: Vanished partition keys to remove, with their segments.
+        left: How many files wait for the next discovery.
+        withheld: How many vanished files stay until every file of the library has been read: one of those that were
+            not may be one of them under a new name.
+    """
+
+    record: tuple[str, ...]
+    refresh: tuple[str, ...]
+    gone: tuple[str, ...]
+    retire: tuple[str, ...]
+    left: int = 0
+    withheld: int = 0
+
+
+@dataclass(frozen=True)
+class DiscoveryReport:
+    """Outcome of one discovery.
+
+    Args:
+        files: Media files in the library.
+        new: Partition keys that are new.
+        changed: Partition keys whose content changed, or that are back.
+        gone: Partition keys that vanished.
+        retired: Partition keys that were removed.
+        forgotten: Partition keys that were removed and never had a task.
+        left: How many files wait for the next discovery.
+        withheld: How many vanished files are kept until every file has been read.
+        problems: Sentences about entries that a person may want to look at.
+        left_out: How many entries are no media files for us, by reason.
+    """
+
+    files: int
+    new: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
+    retired: tuple[str, ...] = ()
+    forgotten: tuple[str, ...] = ()
+    left: int = 0
+    withheld: int = 0
+    problems: Sequence[str] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        parts = [
+            f"{self.files} media files",
+            f"{len(self.new)} new",
+            f"{len(self.changed)} changed",
+            f"{len(self.gone)} gone",
+            *([f"{len(self.retired)} retired"] if self.retired else []),
+            *([f"{len(self.forgotten)} forgotten"] if self.forgotten else []),
+            *([f"{self.withheld} kept until every file of the library has been read"] if self.withheld else []),
+            *([f"{self.left} left to the next tick"] if self.left else []),
+            *([f"{count} left out ({reason})" for reason, count in sorted(self.left_out.items())]),
+        ]
+        return ", ".join(parts)
+
+
+def plan_discovery(
+    listed: Sequence[str],
+    fingerprints: Mapping[str, str],
+    tokens: Mapping[str, str | None],
+    known: Mapping[str, KnownFile],
+    *,
+    unsure: Collection[str] = (),
+    awaited: Collection[str] = (),
+    limit: int,
+    when_vanished: Literal["keep", "retire"],
+) -> DiscoveryPlan:
+    """Compare the library with what the ledger knows.
+
+    Args:
+        listed: The partition keys of every media file in the library, in its order.
+        fingerprints: The content of those that had to be read, as far as they were.
+        tokens: The library's cheap sign of each listed file's content.
+        known: What the ledger knows, by partition key.
+        unsure: The keys that are not listed and may be there all the same: files that are being written, or all of them
+            where part of the library cannot be read.
+        awaited: Contents that a present file waits for: a file that is gone may have all that is left of them.
+        limit: New, changed, vanished and retired files in one discovery, at the most.
+        when_vanished: What becomes of a file that is no longer in the library.
+    """
+    due, refresh, unread = [], [], 0
+    for key in listed:
+        before = known.get(key)
+        if key not in fingerprints:
+            # Not read because its token says that nothing changed, or because there was no time.
+            unread += before is None or before.is_gone or before.token is None or before.token != tokens.get(key)
+        elif before is None or before.is_gone or before.fingerprint != fingerprints[key]:
+            due.append(key)
+        elif before.token != tokens.get(key):
+            refresh.append(key)
+    now = due[:limit]
+    present = set(listed)
+    missing = [key for key in known if key not in present and key not in unsure]
+    unmarked = [key for key in missing if not known[key].is_gone]
+    gone = unmarked[: limit - len(now)]
+    # A file is retired a tick after it was seen to be gone, by when a renamed one is known by its new name, and not
+    # before that name is served. One that never had a task leaves nothing to be kept.
+    retire = [
+        key
+        for key in missing
+        if known[key].is_gone
+        and (not known[key].has_task or (when_vanished == "retire" and known[key].fingerprint not in awaited))
+    ]
+    retire, withheld = (retire, 0) if not unsure and not unread else ([], len(retire))
+    retire_now = retire[: limit - len(now) - len(gone)]
+    left = len(due) - len(now) + len(unmarked) - len(gone) + len(retire) - len(retire_now) + unread
+    return DiscoveryPlan(tuple(now), tuple(refresh), tuple(gone), tuple(retire_now), left, withheld)
+
+
+def discover(pipeline: EmbeddingPipeline, *, budget_sec: float | None = None) -> DiscoveryReport:
+    """List the media library, read what is new or changed, and record the difference in the ledger.
+
+    Args:
+        pipeline: The pipeline.
+        budget_sec: Seconds after which the rest is left to the next discovery; None for no limit.
+
+    Raises:
+        MediaError: The library cannot be read.
+        LedgerError: The ledger cannot be reached.
+        DatasetError: The dataset is another pipeline's.
+    """
+    from embed_pipeline.pipeline.maintain import import_results, retire
+
+    started = time.monotonic()
+    policy, library, ledger = pipeline.policy, pipeline.library, pipeline.ledger
+    import_results(pipeline)
+    listing = library.list()
+    files = {file.key: file for file in listing.files}
+    tokens = {key: content_token(file) for key, file in files.items()}
+    known = ledger.media.known(pipeline.name)
+    problems = list(listing.problems)
+    left_sec = None if budget_sec is None else max(budget_sec - (time.monotonic() - started), 1.0)
+    fingerprints = library.fingerprints(
+        [file for key, file in files.items() if _must_be_read(known.get(key), tokens[key])],
+        budget_sec=left_sec,
+        on_problem=lambda _, error: problems.append(str(error)),
+    )
+    retiring = policy.when_a_file_vanishes == "retire"
+    awaited = ledger.awaited_contents(pipeline.target) if retiring else set()
+    plan = plan_discovery(
+        list(files),
+        fingerprints,
+        tokens,
+        known,
+        unsure=_unsure(listing, known),
+        awaited=awaited | {one for key, one in fingerprints.items() if key not in known or known[key].fingerprint != one},
+        limit=policy.new_files_per_tick,
+        when_vanished=policy.when_a_file_vanishes,
+    )
+    facts = [facts_of(files[key], fingerprints[key], tokens[key]) for key in (*plan.record, *plan.refresh)]
+    ledger.media.record(pipeline.target, facts)
+    if plan.gone:
+        ledger.media.mark_gone(pipeline.name, plan.gone)
+    forgotten = [key for key in plan.retire if not known[key].has_task]
+    if forgotten:
+        ledger.media.forget(pipeline.name, forgotten, retired=False)
+    retired = retire(
+        pipeline,
+        [key for key in plan.retire if known[key].has_task],
+        # Half of what is left of the time: new files wait too.
+        budget_sec=None if budget_sec is None else max((budget_sec - (time.monotonic() - started)) / 2, 1.0),
+    )
+    return DiscoveryReport(
+        files=len(files),
+        new=tuple(key for key in plan.record if key not in known),
+        changed=tuple(key for key in plan.record if key in known),
+        gone=plan.gone,
+        retired=retired.keys,
+        forgotten=tuple(forgotten),
+        left=plan.left,
+        withheld=plan.withheld,
+        problems=problems,
+        left_out=listing.skipped,
+    )
+
+
+def content_token(file: MediaFile, now: float | None = None) -> str | None:
+    """Return the library's cheap sign of a file's content; None where there is none, or it may stand for two contents.
+
+    Args:
+        file: The file, as it was listed.
+        now: The time of the listing in seconds since 1970; by default the clock's.
+    """
+    if file.version is None and file.modified is None:
+        return None
+    if file.modified is not None and (time.time() if now is None else now) - file.modified < _SETTLED_SEC:
+        return None
+    return f"{file.version or ''}|{file.size}|{file.modified}"
+
+
+def facts_of(file: MediaFile, fingerprint: str, token: str | None) -> MediaFacts:
+    """Return a media file as the ledger takes it."""
+    from embed_pipeline.redaction import without_credentials
+
+    return MediaFacts(file.key, without_credentials(file.uri), file.media_type, fingerprint, file.size, token)
+
+
+def _must_be_read(before: KnownFile | None, token: str | None) -> bool:
+    return before is None or before.is_gone or before.token is None or before.token != token
+
+
+def _unsure(listing: Listing, known: Collection[str]) -> Collection[str]:
+    """Return the keys that must not be taken for gone. An empty library is more likely a disk that is not mounted."""
+    if not listing.files or listing.skipped.get("unreadable"):
+        return frozenset(known)
+    return listing.settling
