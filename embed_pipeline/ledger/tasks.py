@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from embed_pipeline.ledger import outbox
 from embed_pipeline.ledger.database import Database
-from embed_pipeline.ledger.media import attach, chunks, ensure_pipeline, failure_payload, insert_new, names_of
+from embed_pipeline.ledger.media import UNDEFERRED, attach, chunks, ensure_pipeline, failure_payload, insert_new, names_of
 from embed_pipeline.ledger.outbox import OutboxRow
 from embed_pipeline.ledger.rows import TASK_COLUMNS, task_of
 from embed_pipeline.ledger.states import ENDED, SERVING, Step, TaskState, task_step
@@ -136,14 +136,18 @@ class Tasks:
             )
             return {row.content.fingerprint: row for row in found if row is not None}
 
-    def clear_doubt(self, claimed: TaskRow) -> bool:
+    def clear_doubt(self, claimed: TaskRow, *, at_once: bool = False) -> bool:
         """Record that a request whose outcome was unknown created nothing; the claim stays.
+
+        Args:
+            claimed: The claim.
+            at_once: Also while the platform may still carry the request out.
 
         Returns:
             Whether the claim is this process's own, and its time of doubt is over.
         """
         with self._database.write() as (connection, now):
-            over = sa.or_(task.c.in_doubt_until.is_(None), task.c.in_doubt_until <= now)
+            over = sa.or_(sa.literal(at_once), task.c.in_doubt_until.is_(None), task.c.in_doubt_until <= now)
             cleared = connection.execute(
                 sa.update(task).where(*_own(claimed), over).values(sent_at=None, in_doubt_until=None)
             )
@@ -333,7 +337,7 @@ class Tasks:
                 connection.execute(
                     sa.update(media)
                     .where(media.c.pipeline == target.pipeline, media.c.key.in_(part))
-                    .values(updated_at=now, deferred_reason=None, deferred_since=None, deferred_until=None, requests=0)
+                    .values(updated_at=now, run_id=None, lease_until=None, **UNDEFERRED)
                 )
             changes: list[outbox.Change] = [("failure", key, failure_payload(ended)) for key in keys]
             return outbox.append(connection, now, target.pipeline, changes, run_id=run_id, own=own)
@@ -363,9 +367,10 @@ class Tasks:
             The changes that the run is to report.
         """
         with self._database.write() as (connection, now):
-            connection.execute(
-                sa.update(task).where(task.c.id == row.id).values(state=TaskState.COLLECTED, ended_at=now, error=None)
-            )
+            collected: dict[str, Any] = {"state": TaskState.COLLECTED, "ended_at": now, "error": None}
+            if (ready_at := next((file.ready_at for file in written if file.ready_at is not None), None)) is not None:
+                collected["ready_at"] = ready_at
+            connection.execute(sa.update(task).where(task.c.id == row.id).values(collected))
             changes: list[outbox.Change] = []
             for file in written:
                 connection.execute(
@@ -383,11 +388,9 @@ class Tasks:
                         written_at=now,
                         problems=to_json(file.problems) if file.problems else None,
                         updated_at=now,
-                        requests=0,
-                        interruptions=0,
-                        deferred_reason=None,
-                        deferred_since=None,
-                        deferred_until=None,
+                        run_id=None,
+                        lease_until=None,
+                        **UNDEFERRED,
                     )
                 )
                 payload = {
@@ -399,6 +402,7 @@ class Tasks:
                     "space": file.space,
                     "size_bytes": file.size_bytes,
                     "duration_sec": file.duration_sec,
+                    "ready_at": file.ready_at,
                     "problems": dict(file.problems),
                     **file.details,
                 }

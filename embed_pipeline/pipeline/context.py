@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from embed_pipeline.ledger import Ledger, Target
 from embed_pipeline.ledger.database import default_url
-from embed_pipeline.pipeline.policy import PipelinePolicy
-from embed_pipeline.pipeline.settings import EmbeddingSettings
+from embed_pipeline.pipeline.settings import EmbeddingSettings, PipelinePolicy
 from embed_pipeline.pipeline.sources import Delivery
 
 if TYPE_CHECKING:
