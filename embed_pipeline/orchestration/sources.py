@@ -10,8 +10,7 @@ from urllib.parse import urlsplit
 from embed_pipeline.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from embed_pipeline.client import EmbedClient, MediaSource
-    from embed_pipeline.client.matching import Marker
+    from embed_pipeline.client import EmbedClient, MediaSource, SourceRef
     from embed_pipeline.media import MediaFile, MediaLibrary
 
 Delivery = Literal["auto", "url", "upload", "base64", "file"]
@@ -40,29 +39,29 @@ def upload_name(path: str, fingerprint: str, settings_digest: str) -> str:
 
 def expected_marker(
     file: MediaFile, delivery: Delivery, library: MediaLibrary, *, fingerprint: str, digest: str
-) -> Marker | None:
+) -> SourceRef | None:
     """What a task for this file would leave in the platform's list; None where that is nothing."""
-    from embed_pipeline.client.matching import Marker
+    from embed_pipeline.client import SourceRef
 
     if delivery == "file":
-        return Marker(url=file.uri)
+        return SourceRef(url=file.uri)
     if delivery == "url":
         # The address that was sent may differ from the file's own, as an object's does from its https address.
-        return Marker(url=library.signed_url(file, expires_sec=3600) or file.uri)
+        return SourceRef(url=library.signed_url(file, expires_sec=3600) or file.uri)
     if delivery == "upload":
-        return Marker(filename=upload_name(file.path, fingerprint, digest))
+        return SourceRef(filename=upload_name(file.path, fingerprint, digest))
     return None
 
 
-def former_marker(key: str, uri: str | None, delivery: Delivery, *, fingerprint: str, digest: str) -> Marker | None:
+def former_marker(key: str, uri: str | None, delivery: Delivery, *, fingerprint: str, digest: str) -> SourceRef | None:
     """What a task for the same content would have left under another name, which may be gone by now."""
-    from embed_pipeline.client.matching import Marker
+    from embed_pipeline.client import SourceRef
     from embed_pipeline.media import decode_partition_key
 
     if delivery == "upload":
-        return Marker(filename=upload_name(decode_partition_key(key), fingerprint, digest))
+        return SourceRef(filename=upload_name(decode_partition_key(key), fingerprint, digest))
     if delivery != "base64" and uri is not None and urlsplit(uri).scheme in {"file", "http", "https"}:
-        return Marker(url=uri)
+        return SourceRef(url=uri)
     return None
 
 

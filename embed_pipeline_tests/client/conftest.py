@@ -10,7 +10,12 @@ from embed_pipeline_tests.client.asyncio_client import AsyncioClient
 from embed_pipeline_tests.client.scripted_server import ScriptedServer, serving
 
 QUICK = RetryPolicy(
-    max_attempts=4, initial_delay_sec=0.01, max_delay_sec=0.02, max_wait_sec=2.0, settle_delays_sec=(0.01, 0.01)
+    max_attempts=4,
+    initial_delay_sec=0.01,
+    max_delay_sec=0.02,
+    max_wait_sec=2.0,
+    settle_delays_sec=(0.01, 0.01),
+    doubt_margin_sec=0.1,
 )
 
 
