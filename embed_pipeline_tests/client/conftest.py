@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from embed_pipeline.client import EmbedClient, RetryPolicy, VideoInputRequest
+from embed_pipeline.client import Budget, EmbedClient, RetryPolicy, VideoInputRequest
+from embed_pipeline.client.exchange import CreateRegistry
 from embed_pipeline_tests.client.asyncio_client import AsyncioClient
 from embed_pipeline_tests.client.scripted_server import ScriptedServer, serving
 
@@ -21,6 +22,9 @@ QUICK = RetryPolicy(
 
 @pytest.fixture
 def platform() -> Iterator[ScriptedServer]:
+    # What a process remembers of a platform would otherwise meet a server that has got the same port.
+    Budget._shared.clear()
+    CreateRegistry._shared.clear()
     with serving() as server:
         yield server
 
