@@ -1,23 +1,22 @@
-"""Maintenance: import a dataset into a new ledger, retry, retire, and check that ledger and dataset agree."""
+"""Maintenance: retry, retire, and check that ledger and dataset agree."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from embed_pipeline.errors import EmbedPipelineError
-from embed_pipeline.ledger import Content, MediaRow, MediaState, TaskRow, TaskState, Written
-from embed_pipeline.pipeline.context import EMULATOR, EmbeddingPipeline
-from embed_pipeline.pipeline.settings import EmbeddingSettings, Segmentation, settings_of
+from embed_pipeline.ledger import MediaRow, MediaState, TaskRow
+from embed_pipeline.pipeline.collect import collect
+from embed_pipeline.pipeline.context import PipelineContext
+from embed_pipeline.pipeline.discover import Retired, import_results, retire
+from embed_pipeline.pipeline.settings import EmbeddingSettings, settings_of
 
 if TYPE_CHECKING:
-    from embed_pipeline.dataset import StoredResult
+    pass
 
-_IMPORT_BATCH = 500
 RETRYABLE = frozenset({MediaState.FAILED, MediaState.EXPIRED})
 
 
@@ -31,19 +30,6 @@ class NothingToRetryError(EmbedPipelineError):
 
 class OtherConfigurationError(EmbedPipelineError):
     """A retry would create tasks with other settings, or on another platform, than those that failed."""
-
-
-@dataclass(frozen=True)
-class Retired:
-    """Outcome of retiring.
-
-    Args:
-        keys: The media files, in the order in which they went.
-        files_removed: Files that the dataset had of them.
-    """
-
-    keys: tuple[str, ...] = ()
-    files_removed: int = 0
 
 
 @dataclass(frozen=True)
@@ -84,31 +70,6 @@ class CheckReport:
     def is_sound(self) -> bool:
         """Whether ledger and dataset agree."""
         return not (self.missing or self.damaged or self.unknown)
-
-
-def import_results(pipeline: EmbeddingPipeline, *, again: bool = False) -> int:
-    """Record what the dataset holds in a ledger that does not know it, so that it is not paid for again.
-
-    Args:
-        pipeline: The pipeline.
-        again: Also where that was done before.
-
-    Returns:
-        How many results were new to the ledger.
-
-    Raises:
-        DatasetError: The dataset cannot be read, or is another pipeline's.
-    """
-    ledger = pipeline.ledger
-    if not again and ledger.noted(pipeline.name)["imported_at"] is not None:
-        return 0
-    pipeline.dataset.claim(pipeline.name)
-    results = _stored(pipeline)
-    count = 0
-    while batch := list(islice(results, _IMPORT_BATCH)):
-        count += ledger.tasks.adopt_results(pipeline.target, (_imported(pipeline, one) for one in batch))
-    ledger.note(pipeline.name, imported_at=ledger.now())
-    return count
 
 
 def known_keys(known: Iterable[str], named: Sequence[str]) -> set[str]:
@@ -162,7 +123,7 @@ def chosen_for_retry(states: Mapping[str, MediaState], named: Sequence[str]) -> 
     return [key for key in states if key in wanted]
 
 
-def require_same_configuration(pipeline: EmbeddingPipeline, named: Sequence[str]) -> None:
+def require_same_configuration(pipeline: PipelineContext, named: Sequence[str]) -> None:
     """Make sure that a retry asks for what was asked for before.
 
     Args:
@@ -185,41 +146,7 @@ def require_same_configuration(pipeline: EmbeddingPipeline, named: Sequence[str]
         )
 
 
-def retire(pipeline: EmbeddingPipeline, keys: Sequence[str], *, budget_sec: float | None = None) -> Retired:
-    """Remove media files that are gone: their segments from the dataset, and themselves from the ledger.
-
-    Args:
-        pipeline: The pipeline.
-        keys: The partition keys of the media files.
-        budget_sec: Seconds after which the rest is left; None for no limit. One is always retired.
-
-    Raises:
-        DatasetError: The dataset cannot be written, or is another pipeline's.
-    """
-    if not keys:
-        return Retired()
-    pipeline.dataset.claim(pipeline.name)
-    deadline = None if budget_sec is None else time.monotonic() + budget_sec
-    digests = pipeline.ledger.segment_sets(pipeline.name, gone=True)
-    current = {pipeline.target.audio_digest, pipeline.target.video_digest}
-    done: list[str] = []
-    removed = 0
-    for key in keys:
-        if done and deadline is not None and time.monotonic() > deadline:
-            break
-        # Recorded before it is done, so that a file which comes back is never taken for embedded. Only segments of
-        # settings that the pipeline has used are removed: another program may keep its own below the same root.
-        pipeline.ledger.media.remove_segments(pipeline.name, [key])
-        removed += sum(
-            pipeline.dataset.delete(key, digest)
-            for digest in sorted({*current, *([digests[key]] if key in digests else [])})
-        )
-        pipeline.ledger.media.forget(pipeline.name, [key], retired=True)
-        done.append(key)
-    return Retired(tuple(done), removed)
-
-
-def retire_gone(pipeline: EmbeddingPipeline, named: Sequence[str] = ()) -> tuple[Retired, list[str]]:
+def retire_gone(pipeline: PipelineContext, named: Sequence[str] = ()) -> tuple[Retired, list[str]]:
     """Retire the media files that are gone, but for those whose content a present file waits for.
 
     Args:
@@ -243,7 +170,7 @@ def retire_gone(pipeline: EmbeddingPipeline, named: Sequence[str] = ()) -> tuple
     return retire(pipeline, [key for key in gone if key not in set(kept)]), kept
 
 
-def check(pipeline: EmbeddingPipeline, *, repair: bool = False) -> CheckReport:
+def check(pipeline: PipelineContext, *, repair: bool = False) -> CheckReport:
     """Compare what the ledger says with what the dataset holds.
 
     Args:
@@ -281,12 +208,8 @@ def check(pipeline: EmbeddingPipeline, *, repair: bool = False) -> CheckReport:
     return _repair(pipeline, report) if repair else report
 
 
-def _repair(pipeline: EmbeddingPipeline, report: CheckReport) -> CheckReport:
+def _repair(pipeline: PipelineContext, report: CheckReport) -> CheckReport:
     """Fetch again what is missing or damaged, as far as that costs nothing."""
-    from dataclasses import replace
-
-    from embed_pipeline.pipeline.collect import collect
-
     repaired: list[str] = []
     unrepaired: dict[str, str] = {}
     costs = 0.0
@@ -320,85 +243,7 @@ def _superseded(found: Mapping[tuple[str, str], str], wanted: Mapping[str, str])
     return {path for (key, digest), path in found.items() if key in wanted and wanted[key] != digest}
 
 
-def _stored(pipeline: EmbeddingPipeline) -> Iterator[StoredResult]:
-    from embed_pipeline.dataset import StoredResult
-
-    for result in pipeline.dataset.results():
-        if isinstance(result, StoredResult):
-            yield result
-
-
-def _imported(pipeline: EmbeddingPipeline, result: StoredResult) -> tuple[TaskRow, str, Written]:
-    """Return a stored result as a task and what was written of it."""
-    # The platform's vectors bear its model's name, the emulator's that of their engine.
-    settings = _settings(result.settings, pipeline.settings)
-    emulated = result.model_name != settings.model_name
-    platform = EMULATOR if emulated else (pipeline.platform if pipeline.platform != EMULATOR else "api.twelvelabs.io")
-    created_at = result.created_at.timestamp()
-    minutes = None if result.duration_sec is None else settings.embedded_minutes(result.duration_sec)
-    row = TaskRow(
-        id=0,
-        content=Content(result.fingerprint, result.settings_digest, platform),
-        attempt=1,
-        tries=1,
-        state=TaskState.COLLECTED,
-        pipeline=pipeline.name,
-        key=result.media,
-        run_id="import",
-        owner="import",
-        claimed_at=created_at,
-        sent_at=None,
-        in_doubt_until=None,
-        source_url=None,
-        source_filename=None,
-        asset_id=None,
-        media_type=result.media_type,
-        settings=settings.spelled_out().model_dump(mode="json"),
-        config_digest=pipeline.target.config_digest,
-        minutes=minutes,
-        task_id=result.task_id,
-        origin="imported",
-        created_at=created_at,
-        ready_at=None,
-        ended_at=created_at,
-        expires_at=None,
-        retry_at=None,
-        error=None,
-    )
-    written = Written(result.media, result.rows, result.space, result.size_bytes, result.duration_sec)
-    return row, result.media_uri, written
-
-
-def _settings(request: Mapping[str, object], default: EmbeddingSettings) -> EmbeddingSettings:
-    """Return the settings that a request was made with, as far as it tells; else those of the pipeline."""
-    media_type = request.get("input_type")
-    media = request.get(str(media_type))
-    if not isinstance(media, Mapping) or media_type not in {"audio", "video"}:
-        return default
-    cut = media.get("segmentation") or {}
-    cut = cut.get("temporal", cut) if isinstance(cut, Mapping) else {}
-    strategy = cut.get("strategy")
-    values: dict[str, object] = {
-        "model_name": request.get("model_name", default.model_name),
-        "scopes": tuple(media.get("embedding_scope") or default.scopes),
-        "types": tuple(media.get("embedding_type") or default.types),
-        "start_sec": media.get("start_sec"),
-        "end_sec": media.get("end_sec"),
-        f"{media_type}_options": tuple(media.get("embedding_option") or ()),
-    }
-    if "embedding_dimension" in request:
-        values["embedding_dimension"] = request["embedding_dimension"]
-    if strategy in {"fixed", "dynamic"} and isinstance(cut.get(strategy), Mapping):
-        values[f"{media_type}_segmentation"] = Segmentation(
-            strategy=strategy, seconds=int(next(iter(cut[strategy].values())))
-        )
-    try:
-        return EmbeddingSettings.model_validate(values)
-    except ValueError:
-        return default
-
-
-def _difference(pipeline: EmbeddingPipeline, task: TaskRow) -> str:
+def _difference(pipeline: PipelineContext, task: TaskRow) -> str:
     """Return what a task was asked for that these settings, this platform or these bounds are not."""
     if task.content.platform != pipeline.platform:
         return f"another platform ({task.content.platform}, and here it is {pipeline.platform})"

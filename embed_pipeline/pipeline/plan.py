@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from embed_pipeline.errors import MediaError
 from embed_pipeline.ledger import Content, Step, TaskRow, TaskState
-from embed_pipeline.pipeline.context import EmbeddingPipeline
+from embed_pipeline.pipeline.context import PipelineContext
+from embed_pipeline.pipeline.discover import content_token, import_results
 from embed_pipeline.pipeline.settings import PipelinePolicy
 
 if TYPE_CHECKING:
@@ -325,7 +326,7 @@ def probe_all(
         yield from pool.map(probe, files)
 
 
-def make_plan(pipeline: EmbeddingPipeline, *, limits: ClientLimits | None = None) -> SpendingPlan:
+def make_plan(pipeline: PipelineContext, *, limits: ClientLimits | None = None) -> SpendingPlan:
     """Plan the submission of a whole library; creates no task and reports nothing.
 
     Args:
@@ -336,8 +337,6 @@ def make_plan(pipeline: EmbeddingPipeline, *, limits: ClientLimits | None = None
         MediaError: The library cannot be read.
         LedgerError: The ledger cannot be reached.
     """
-    from embed_pipeline.pipeline.maintain import import_results
-
     import_results(pipeline)
     planner = _Planner(pipeline)
     planned = planner.run()
@@ -357,7 +356,7 @@ def make_plan(pipeline: EmbeddingPipeline, *, limits: ClientLimits | None = None
 class _Planner:
     """Plans one submission; what a file really holds may tell it apart from what it was taken for."""
 
-    def __init__(self, pipeline: EmbeddingPipeline) -> None:
+    def __init__(self, pipeline: PipelineContext) -> None:
         self._pipeline = pipeline
         self.listing = pipeline.library.list()
         self._files = {file.key: file for file in self.listing.files}
@@ -376,8 +375,6 @@ class _Planner:
 
     def _read(self) -> None:
         """Take the content of each file from the ledger, or read it where it may be another by now."""
-        from embed_pipeline.pipeline.discover import content_token
-
         target, changed = self._pipeline.target, []
         self._known = {row.key: row for row in self._pipeline.ledger.overview(target)}
         for key, file in self._files.items():
@@ -393,7 +390,9 @@ class _Planner:
         )
         for key, fingerprint in fingerprints.items():
             row = self._known.get(key)
-            media_type = row.media_type if row is not None and row.fingerprint == fingerprint else self._files[key].media_type
+            media_type = (
+                row.media_type if row is not None and row.fingerprint == fingerprint else self._files[key].media_type
+            )
             self._contents[key] = Content(fingerprint, target.digest(media_type), target.platform)
 
     def _decide(self, keys: Collection[str]) -> list[str]:

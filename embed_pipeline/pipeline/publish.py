@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from embed_pipeline.ledger import MediaRow, MediaState, TaskState
-from embed_pipeline.pipeline.context import EmbeddingPipeline
+from embed_pipeline.pipeline.context import PipelineContext
 from embed_pipeline.pipeline.settings import PipelinePolicy
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class RefreshDecision:
     reason: str
 
 
-def publish(pipeline: EmbeddingPipeline) -> Published:
+def publish(pipeline: PipelineContext) -> Published:
     """Build the next snapshot of the table, and the table of outcomes beside it.
 
     Media files that are gone are in the table of outcomes, and their segments in the dataset, but not in the table.
@@ -126,7 +126,7 @@ def publish(pipeline: EmbeddingPipeline) -> Published:
     )
 
 
-def refresh_due(pipeline: EmbeddingPipeline) -> RefreshDecision:
+def refresh_due(pipeline: PipelineContext) -> RefreshDecision:
     """Decide whether the table is built now, from what the ledger knows."""
     ledger, policy = pipeline.ledger, pipeline.policy
     changed_at, noted, now = ledger.changed_at(pipeline.name), ledger.noted(pipeline.name), ledger.now()
@@ -198,7 +198,7 @@ def outcome_of(row: MediaRow, minutes_billed: float | None, tasks_created: int) 
     )
 
 
-def read_statuses(pipeline: EmbeddingPipeline, *, states: Iterable[MediaState] | None = None) -> list[MediaStatus]:
+def read_statuses(pipeline: PipelineContext, *, states: Iterable[MediaState] | None = None) -> list[MediaStatus]:
     """Return the status of every media file, sorted by partition key.
 
     Args:
@@ -327,7 +327,7 @@ def _deferral(row: MediaRow, now: float) -> str:
     return f"deferred: {row.deferred_reason}{since}{until}"
 
 
-def _what_all_wait_for(pipeline: EmbeddingPipeline) -> str:
+def _what_all_wait_for(pipeline: PipelineContext) -> str:
     """Return what keeps every file that is due from its task; empty where it is only a matter of the next tick."""
     policy = pipeline.policy
     if policy.max_minutes_per_day is not None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from embed_pipeline.errors import EmbedPipelineError
 from embed_pipeline.ledger import OutboxRow, TaskRow
-from embed_pipeline.pipeline.context import EmbeddingPipeline
+from embed_pipeline.pipeline.context import PipelineContext
 from embed_pipeline.pipeline.settings import MediaType, settings_of
 from embed_pipeline.pipeline.sources import compared_request, source_refs
 
@@ -36,7 +36,7 @@ class Recovery:
 
 
 def recover(
-    pipeline: EmbeddingPipeline,
+    pipeline: PipelineContext,
     lapsed: Sequence[TaskRow],
     *,
     owner: str,
@@ -82,7 +82,9 @@ def recover(
         result = found.get(row.id)
         if result is not None and result.task is not None and result.task.id is not None:
             task = result.task
-            created_at = None if task.created_at is None else task.created_at.timestamp() - (client.clock_offset_sec or 0.0)
+            created_at = (
+                None if task.created_at is None else task.created_at.timestamp() - (client.clock_offset_sec or 0.0)
+            )
             changes, duplicate = ledger.tasks.created(
                 pipeline.target,
                 row,
@@ -111,7 +113,7 @@ def recover(
     return recovery
 
 
-def recover_in_passing(pipeline: EmbeddingPipeline, *, owner: str) -> str:
+def recover_in_passing(pipeline: PipelineContext, *, owner: str) -> str:
     """Recover all lapsed claims of a pipeline within a sensor's tick; claims that created nothing are released.
 
     Args:
@@ -137,7 +139,7 @@ def recover_in_passing(pipeline: EmbeddingPipeline, *, owner: str) -> str:
     )
 
 
-def discard_upload(pipeline: EmbeddingPipeline, row: TaskRow, log: Callable[[str], None] = lambda _: None) -> None:
+def discard_upload(pipeline: PipelineContext, row: TaskRow, log: Callable[[str], None] = lambda _: None) -> None:
     """Delete the upload of a claim that created no task, so that nothing is left on the platform."""
     client = pipeline.connected()
     try:
@@ -164,5 +166,5 @@ def _search(row: TaskRow, ahead_sec: float) -> CreateSearch:
     )
 
 
-def _give_back(pipeline: EmbeddingPipeline, row: TaskRow, now: float) -> None:
+def _give_back(pipeline: PipelineContext, row: TaskRow, now: float) -> None:
     pipeline.ledger.tasks.leave_in_doubt(row, doubt_sec=max((row.in_doubt_until or now) - now, 0.0))

@@ -21,11 +21,11 @@ from embed_pipeline.errors import ConfigurationError, EmbedPipelineError, MediaE
 from embed_pipeline.ledger import Claim, Claimed, ClaimOutcome, Content, Limits, MediaRow, OutboxRow, Step, TaskRow
 from embed_pipeline.ledger.states import TaskState
 from embed_pipeline.ledger.tasks import Ask
-from embed_pipeline.pipeline.context import EmbeddingPipeline, report_nothing
-from embed_pipeline.pipeline.discover import content_token, facts_of
+from embed_pipeline.pipeline.context import PipelineContext, report_nothing
+from embed_pipeline.pipeline.discover import content_token, facts_of, import_results
 from embed_pipeline.pipeline.plan import over_a_limit, probe_all, refusal
-from embed_pipeline.pipeline.settings import backoff_sec
 from embed_pipeline.pipeline.recover import discard_upload, recover
+from embed_pipeline.pipeline.settings import backoff_sec
 from embed_pipeline.pipeline.sources import delivery_for, source_of, typed_request, upload, url_or_data
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class SubmissionReport:
 
 
 def submit(
-    pipeline: EmbeddingPipeline,
+    pipeline: PipelineContext,
     keys: Sequence[str],
     *,
     ask: Ask = "due",
@@ -156,8 +156,6 @@ def submit(
     Raises:
         LedgerError: The ledger cannot be reached.
     """
-    from embed_pipeline.pipeline.maintain import import_results
-
     import_results(pipeline)
     run = _Submission(pipeline, ask, run_id or str(uuid4()), report, log)
     size = pipeline.policy.partitions_per_run
@@ -172,7 +170,7 @@ def submit(
 
 
 @contextmanager
-def working(pipeline: EmbeddingPipeline, run_id: str, owner: str) -> Iterator[None]:
+def working(pipeline: PipelineContext, run_id: str, owner: str) -> Iterator[None]:
     """Renew the leases of a run while it works, and end them with it."""
     ledger, lease_sec, over = pipeline.ledger, pipeline.policy.lease_sec, threading.Event()
 
@@ -211,7 +209,7 @@ class _Submission:
     """One run's submission."""
 
     def __init__(
-        self, pipeline: EmbeddingPipeline, ask: Ask, run_id: str, report: Report, log: Callable[[str], None]
+        self, pipeline: PipelineContext, ask: Ask, run_id: str, report: Report, log: Callable[[str], None]
     ) -> None:
         self.pipeline, self.ask, self.run_id, self.log = pipeline, ask, run_id, log
         self.owner = uuid4().hex
@@ -252,7 +250,9 @@ class _Submission:
         fingerprints = library.fingerprints(
             list(found.values()), on_problem=lambda file, error: self._fail(file.key, str(error))
         )
-        facts = [facts_of(found[key], fingerprints[key], content_token(found[key])) for key in found if key in fingerprints]
+        facts = [
+            facts_of(found[key], fingerprints[key], content_token(found[key])) for key in found if key in fingerprints
+        ]
         self._tell(self.pipeline.ledger.media.record(self.pipeline.target, facts, run_id=self.run_id))
         self._files = {key: file for key, file in found.items() if key in fingerprints}
         self._attach_missing(missing)
@@ -378,9 +378,7 @@ class _Submission:
             about = {"fingerprint": job.content.fingerprint, "digest": job.content.settings_digest}
             url, filename = source_of(job.file, delivery, pipeline.library, **about)
             settings = pipeline.settings.spelled_out().model_dump(mode="json")
-            claims.append(
-                Claim(job.content, job.keys[0], job.file.media_type, settings, job.minutes, url, filename)
-            )
+            claims.append(Claim(job.content, job.keys[0], job.file.media_type, settings, job.minutes, url, filename))
         return pipeline.ledger.tasks.claim(
             pipeline.target,
             claims,
@@ -500,7 +498,9 @@ class _Submission:
             self._release(job)
             self._pause(job, limit, waiting)
         except AmbiguousCreateError as error:
-            doubt_sec = min(error.in_doubt_sec, self.pipeline.policy.create_timeout_sec + self.pipeline.policy.doubt_margin_sec)
+            doubt_sec = min(
+                error.in_doubt_sec, self.pipeline.policy.create_timeout_sec + self.pipeline.policy.doubt_margin_sec
+            )
             self.pipeline.ledger.tasks.leave_in_doubt(claimed, doubt_sec=doubt_sec)
             job.not_before = time.monotonic() + doubt_sec
             in_doubt.append(job)
@@ -624,7 +624,9 @@ class _Submission:
             elif key not in self.report.deferred and key not in self.report.attached:
                 why = row.task.error if row is not None and row.task is not None else None
                 self.report.failed[key] = why or "it is not in the ledger; let discovery find it first"
-        reasons = {key: (self.report.deferred[key], self._waits.get(key)) for key in keys if key in self.report.deferred}
+        reasons = {
+            key: (self.report.deferred[key], self._waits.get(key)) for key in keys if key in self.report.deferred
+        }
         first_sec = self.pipeline.policy.retry_backoff_sec
         for key in keys:
             if key in self.report.failed and (key not in now or now[key].step is Step.SUBMIT):
@@ -673,4 +675,3 @@ class _Submission:
     def _tell(self, changes: Sequence[OutboxRow]) -> None:
         if changes:
             self._publish(changes)
-

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import os
+import signal
 import socket
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -109,38 +113,176 @@ def test_a_long_retry_after_holds_the_other_threads_creates_too(client, platform
     assert len(platform.recorded) == 1
 
 
-AMBIGUOUS = {
+ANSWERED = {
     "500": answering(500, BROKEN),
     "502 with HTML": answering(502, b"<html>Bad gateway</html>", content_type="text/html"),
     "503 with Retry-After": answering(503, b"", {"Retry-After": "0"}),
-    "reset before the answer": resetting,
-    "silence": silent_for(0.6),
 }
-PATIENCE = {outcome: {"timeout_in_seconds": 0.4} if outcome == "silence" else None for outcome in AMBIGUOUS}
+LOST = {"reset before the answer": resetting, "silence": silent_for(0.6)}
+UNKNOWN = ANSWERED | LOST
+SHORT = {"timeout_in_seconds": 0.4}
 
 
-@pytest.mark.parametrize("outcome", AMBIGUOUS)
+@pytest.mark.parametrize("outcome", UNKNOWN)
 def test_a_task_made_by_an_attempt_without_answer_is_adopted(client, platform, video, outcome):
-    platform.posts.append(creating_then(AMBIGUOUS[outcome]))
-    task = create(client, video(), request_options=PATIENCE[outcome])
+    platform.posts.append(creating_then(UNKNOWN[outcome]))
+    task = create(client, video(), request_options=SHORT)
     assert task.adopted
     assert [each["_id"] for each in platform.tasks] == [task.id]
     assert client.stats.adopted == 1
 
 
-@pytest.mark.parametrize("outcome", AMBIGUOUS)
-def test_if_the_list_has_no_such_task_the_create_is_sent_again(client, platform, video, outcome):
-    platform.posts.append(AMBIGUOUS[outcome])
-    task = create(client, video(), request_options=PATIENCE[outcome])
+@pytest.mark.parametrize("outcome", ANSWERED)
+def test_after_an_answer_the_create_is_sent_again_once_the_list_has_no_task(client, platform, video, outcome):
+    platform.posts.append(ANSWERED[outcome])
+    task = create(client, video())
     assert not task.adopted
     assert [each["_id"] for each in platform.tasks] == [task.id]
-    lists_before_second_post = [each.method for each in platform.recorded]
-    assert lists_before_second_post == ["POST", "GET", "GET", "POST"]
+    assert [each.method for each in platform.recorded] == ["POST", "GET", "GET", "POST"]
+
+
+@pytest.mark.parametrize("outcome", LOST)
+def test_without_an_answer_the_create_is_sent_again_only_after_its_deadline(client, platform, video, outcome):
+    platform.posts.append(LOST[outcome])
+    began = time.monotonic()
+    task = create(client, video(), request_options=SHORT)
+    assert not task.adopted
+    assert [each["_id"] for each in platform.tasks] == [task.id]
+    assert time.monotonic() - began >= SHORT["timeout_in_seconds"] + QUICK.doubt_margin_sec
+    methods = [each.method for each in platform.recorded]
+    assert (methods[0], methods[-1], methods.count("POST")) == ("POST", "POST", 2)
+    assert methods.count("GET") >= 2
+
+
+def test_a_task_that_the_platform_makes_after_the_connection_is_lost_is_adopted(client, platform, video):
+    def make_it_later(handler: Handler) -> None:
+        body = handler.recorded.json
+        platform.before_list = lambda _: looks.append(1) or (len(looks) == 3 and platform.add_task(body))
+        handler.reset()
+
+    looks: list[int] = []
+    platform.posts.append(make_it_later)
+    assert create(client, video(), request_options=SHORT).adopted
+    assert len(platform.requests_to("POST")) == 1
+
+
+@pytest.mark.parametrize("outcome", UNKNOWN)
+def test_a_caller_that_resends_for_itself_gets_one_look_and_an_error(client, platform, video, outcome):
+    options = {**SHORT, "resend_unknown": False}
+    platform.posts.append(creating_then(UNKNOWN[outcome]))
+    assert create(client, video(), request_options=options).adopted
+    platform.posts.append(UNKNOWN[outcome])
+    with pytest.raises(AmbiguousCreateError) as raised:
+        create(client, video(), request_options=options)
+    assert 0 <= raised.value.in_doubt_sec <= SHORT["timeout_in_seconds"] + QUICK.doubt_margin_sec
+    methods = [each.method for each in platform.recorded]
+    assert methods == ["POST", "GET"] * 2
+
+
+def test_how_long_a_lost_create_stays_in_doubt_is_known(client, platform, video):
+    platform.posts.append(resetting)
+    with pytest.raises(AmbiguousCreateError) as raised:
+        create(client, video(), request_options={"timeout_in_seconds": 300, "resend_unknown": False})
+    assert 200 < raised.value.in_doubt_sec <= 300 + QUICK.doubt_margin_sec
+
+
+def test_a_caller_that_resends_for_itself_still_has_refusals_retried(client, platform, video):
+    platform.posts += [answering(429, LIMITED, {"Retry-After": "0"})] * 2
+    assert not create(client, video(), request_options={"resend_unknown": False}).adopted
+    assert len(platform.tasks) == 1
+
+
+def test_after_an_ambiguous_create_the_next_one_looks_first(client, platform, video):
+    source = video()
+    platform.posts.append(resetting)
+    with pytest.raises(AmbiguousCreateError):
+        create(client, source, request_options={**SHORT, "resend_unknown": False})
+    late = platform.add_task(platform.recorded[0].json)
+    task = create(client, source)
+    assert (task.id, task.adopted) == (late["_id"], True)
+    assert not create(client, source).adopted
+
+
+class Interrupted(BaseException):
+    """Ends a call from outside, as Ctrl-C does."""
+
+
+def interrupt(client: EmbedClient, platform, video, *, creates: bool) -> None:
+    """Ends a create while it waits for the platform's answer."""
+    waiting, over = threading.Event(), threading.Event()
+
+    def hang(handler: Handler) -> None:
+        if creates:
+            handler.create()
+        waiting.set()
+        over.wait(10)
+        handler.reset()
+
+    platform.posts.append(hang)
+    if isinstance(client, EmbedClient):
+        # A signal's handler raises where the main thread is; here, that is while it waits for the socket.
+        before = signal.signal(signal.SIGALRM, raise_interrupted)
+        alarm = threading.Thread(target=lambda: (waiting.wait(10), os.kill(os.getpid(), signal.SIGALRM)))
+        alarm.start()
+        try:
+            with pytest.raises(Interrupted):
+                create(client, video)
+        finally:
+            alarm.join()
+            signal.signal(signal.SIGALRM, before)
+    else:
+        client.cancel_once(
+            waiting, lambda tasks: tasks.create(input_type="video", model_name="marengo3.0", video=video)
+        )
+    over.set()
+
+
+def raise_interrupted(*_: object) -> None:
+    raise Interrupted
+
+
+def test_the_task_of_a_create_that_was_cancelled_is_adopted_by_the_next(client, platform, video):
+    source = video()
+    interrupt(client, platform, source, creates=True)
+    assert client.stats.created == 0
+    task = create(client, source)
+    assert (task.id, task.adopted) == (platform.tasks[0]["_id"], True)
+    assert not create(client, source).adopted
+    assert len(platform.tasks) == 2
+
+
+def test_another_client_of_the_process_finds_the_task_of_a_cancelled_create(client, platform, video):
+    url = "https://bucket.example/film.mp4"
+    interrupt(client, platform, video(f"{url}?X-Amz-Signature=1"), creates=True)
+    with EmbedClient(api_key="tlk_secret", base_url=platform.base_url, retries=QUICK) as other:
+        assert create(other, video(f"{url}?X-Amz-Signature=2")).adopted
+        assert not create(other, video(url, embedding_option=["visual"])).adopted
+    assert len(platform.tasks) == 2
+
+
+def test_a_cancelled_create_that_made_no_task_is_sent_once_its_deadline_is_over(platform, video):
+    source = video()
+    with EmbedClient(api_key="k", base_url=platform.base_url, retries=QUICK, timeout=0.8) as client:
+        began = time.monotonic()
+        interrupt(client, platform, source, creates=False)
+        with pytest.raises(AmbiguousCreateError):
+            create(client, source, request_options={"resend_unknown": False})
+        assert not create(client, source).adopted
+        assert time.monotonic() - began >= 0.8 + QUICK.doubt_margin_sec
+    assert len(platform.tasks) == 1
+
+
+def test_a_cancelled_create_from_base64_is_reported_once(client, platform, video):
+    source = video(media_source={"base64_string": "aGVsbG8="})
+    interrupt(client, platform, source, creates=False)
+    with pytest.raises(AmbiguousCreateError, match="base64"):
+        create(client, source)
+    assert not create(client, source).adopted
 
 
 def test_a_reset_within_the_answer_adopts(client, platform, video):
     platform.posts.append(creating_then(resetting_within_body))
-    assert create(client, video()).adopted
+    assert create(client, video(), request_options=SHORT).adopted
     assert len(platform.tasks) == 1
 
 
@@ -292,13 +434,13 @@ def test_if_the_list_fails_as_well_nothing_is_sent_again(client, platform, video
 
 
 def test_a_thread_pool_that_meets_every_fault_makes_one_task_per_create(client, platform, video):
-    quick = [fault for name, fault in AMBIGUOUS.items() if name != "silence"]
+    quick = [fault for name, fault in UNKNOWN.items() if name != "silence"]
     faults = [*quick, answering(429, LIMITED, {"Retry-After": "0"})]
     for fault in faults:
         platform.posts.extend([fault, creating_then(fault) if fault is not faults[-1] else fault])
     sources = [video() for _ in range(24)]
     with ThreadPoolExecutor(8) as pool:
-        tasks = list(pool.map(lambda source: create(client, source), sources))
+        tasks = list(pool.map(lambda source: create(client, source, request_options=SHORT), sources))
     assert len({task.id for task in tasks}) == len(sources)
     urls = [task["video_embedding"]["metadata"]["input_url"] for task in platform.tasks]
     assert sorted(urls) == sorted(source.media_source.url for source in sources)
