@@ -14,7 +14,6 @@ from embed_pipeline.emulator.probe import (
     UNREADABLE,
     MediaHeader,
     UnreadableMediaError,
-    read_document_header,
     read_header,
     read_header_isolated,
 )
@@ -97,8 +96,6 @@ class AssetIntake:
         if not reads_sources(settings):
             duration = settings.instant_duration_sec if kind in ("audio", "video") else None
             return MediaHeader(duration, "", video_codec="none" if kind == "video" else None, kind=kind)
-        if kind == "document":
-            return read_document_header(path)
         return read_header(path) if settings.engine == "instant" else read_header_isolated(path)
 
 

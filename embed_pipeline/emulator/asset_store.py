@@ -47,7 +47,7 @@ class Asset:
         method: `direct`, `url` or `multipart`.
         filename: As it was uploaded.
         file_type: MIME type.
-        kind: `audio`, `video`, `image` or `document`; guessed from the name until the file was read.
+        kind: `audio`, `video` or `image`; guessed from the name until the file was read.
         user_metadata: JSON text, or None.
         url: Where it is to be fetched from, with method `url`.
         outcome: `ready` or `failed` once the file was read.
@@ -174,7 +174,7 @@ class AssetStore:
             method: `direct`, `url` or `multipart`.
             filename: Its file name.
             file_type: MIME type.
-            kind: `audio`, `video`, `image` or `document`.
+            kind: `audio`, `video` or `image`.
             user_metadata: JSON text.
             url: Where it is to be fetched from.
             arrived: Whether its file is complete.
@@ -250,7 +250,7 @@ class AssetStore:
             error: Why it failed. None if it did not.
             size: Bytes.
             duration: Seconds.
-            kind: `audio`, `video`, `image` or `document`.
+            kind: `audio`, `video` or `image`.
             technical: What its header says.
             thumbnail: Whether a thumbnail could be made; None if none was asked for.
         """

@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embed_pipeline.emulator.instant import content_digest, embed_instant, header_duration
-from embed_pipeline.emulator.request import AcceptedRequest, Division, Segmentation
-from embed_pipeline.emulator.results import Amount, EmbeddingResult
+from embed_pipeline.emulator.request import AcceptedRequest, Segmentation
+from embed_pipeline.emulator.results import EmbeddingResult
 from embed_pipeline.emulator.settings import EmulatorSettings
 from embed_pipeline.emulator.sources import SourceError
-from embed_pipeline.emulator.tokens import CHARACTERS_PER_TOKEN
 from embed_pipeline.errors import ConfigurationError
 from embed_pipeline.redaction import without_credentials
 
 if TYPE_CHECKING:
-    from embed_pipeline.emulator.engine import Dynamic, Fixed, Place
+    from embed_pipeline.emulator.engine import Dynamic, Fixed
 
 Compute = Callable[[Path | None, AcceptedRequest], EmbeddingResult]
 """Embeds the file at a path. Blocking. The path is None where `reads_sources` says that no file is needed."""
@@ -82,10 +81,6 @@ def _isolated(settings: EmulatorSettings) -> Compute:
 
         if path is None:
             raise SourceError
-        division = request.division or Division()
-        sentences = None
-        if division.max_sentences is not None:
-            sentences = engine.Sentences(division.max_sentences, division.overlap_sentences)
         asked = engine.EmbedRequest(
             media_type=request.input_type,
             options=request.options,
@@ -97,13 +92,9 @@ def _isolated(settings: EmulatorSettings) -> Compute:
             dimension=request.dimension,
             model_name=request.model_name,
             uncertainty=request.uncertainty,
-            quadrants=division.quadrants,
-            sentences=sentences,
         )
         limits = engine.EngineLimits(
             duration_sec=settings.max_duration_sec,
-            characters=settings.context_tokens * CHARACTERS_PER_TOKEN,
-            pages_per_mb=request.pages_per_mb,
         )
         try:
             result = engine.embed_isolated(path, asked, engine=settings.engine, limits=limits)
@@ -118,8 +109,6 @@ def _isolated(settings: EmulatorSettings) -> Compute:
             vectors=result.vectors,
             uncertainty=result.uncertainty,
             missing=dict(result.missing),
-            places=tuple(_place(place) for place in result.places),
-            amount=Amount(result.pictures, result.characters, result.truncated),
         )
 
     return isolated
@@ -131,15 +120,3 @@ def _cut(segmentation: Segmentation | None) -> Fixed | Dynamic:
     if segmentation is None:  # what has no length is not cut
         return engine.Dynamic(2.0)
     return (engine.Fixed if segmentation.strategy == "fixed" else engine.Dynamic)(segmentation.seconds)
-
-
-def _place(place: Place) -> dict[str, int | str]:
-    """Write where a row belongs as the platform names it; what does not apply is left out."""
-    fields: dict[str, int | str] = {}
-    if place.page is not None:
-        fields |= {"start_page_number": place.page, "end_page_number": place.page}
-    if place.quadrant is not None:
-        fields["quadrant"] = place.quadrant
-    if place.chunk is not None:
-        fields["chunk_index"] = place.chunk
-    return fields

@@ -47,8 +47,8 @@ _CHOICES: Final = {
     "when": ("before", "after"),
     "body": ("platform", "empty", "html", "text"),
     "distribution": ("constant", "uniform", "exponential", "lognormal"),
-    "option": (None, "visual", "audio", "transcription", "text", "fused"),
-    "scope": (None, "clip", "asset", "page", "chunk"),
+    "option": (None, "visual", "audio", "transcription", "fused"),
+    "scope": (None, "clip", "asset"),
 }
 _COMMON: Final = {"kind", "on", "probability", "count", "skip", "match", "id"}
 _MOST_RULES: Final = 1000

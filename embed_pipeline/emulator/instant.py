@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embed_pipeline.emulator.engine.documents import QUADRANTS
 from embed_pipeline.emulator.probe import UnreadableMediaError, read_header
-from embed_pipeline.emulator.request import AcceptedRequest, Division, Segmentation
-from embed_pipeline.emulator.results import Amount, EmbeddingResult
+from embed_pipeline.emulator.request import AcceptedRequest, Segmentation
+from embed_pipeline.emulator.results import EmbeddingResult
 from embed_pipeline.emulator.sources import SourceError
 
 if TYPE_CHECKING:
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 ENGINE = "instant-1"
 _FULL_DIMENSION = 512
 _EDGE = 1 << 16
-_SENTENCE = 80
 _UNPROCESSABLE = "We could not process your media for embedding. Please verify the input file and try again."
 
 
@@ -111,37 +109,18 @@ def embed_instant(content: bytes, duration_sec: float, request: AcceptedRequest)
 
 
 def _embed_still(content: bytes, request: AcceptedRequest) -> EmbeddingResult:
-    """Make the rows of an image or a document: every PDF has one page here, every text one chunk of a sentence."""
-    rows: list[tuple[str, str, dict[str, int | str]]] = []
-    division = request.division or Division()
-    for option in request.options:
-        for scope in request.scopes:
-            if scope == "asset":
-                rows.append((option, "asset", {}))
-            elif option == "text":
-                rows.append((option, "chunk", {"chunk_index": 0}))
-            else:
-                page: dict[str, int | str] = {"start_page_number": 1, "end_page_number": 1}
-                rows.append((option, "page", page))
-                rows += [(option, "page", page | {"quadrant": name}) for name in QUADRANTS if division.quadrants]
     zero = np.zeros(1)
-    matrix = _unit(
-        np.concatenate(
-            [_hashed_vectors(content, f"{option}/{scope}/{place}", zero, zero) for option, scope, place in rows]
-        )[:, : request.dimension]
-    )
-    seen, read = (sum(option == name for option, _, _ in rows) for name in ("visual", "text"))
+    (option,) = request.options
+    matrix = _unit(_hashed_vectors(content, f"{option}/asset", zero, zero)[:, : request.dimension])
     return EmbeddingResult(
         engine=ENGINE,
         duration_sec=None,
-        labels=tuple((option, scope) for option, scope, _ in rows),
-        start_sec=np.full(len(rows), np.nan),
-        end_sec=np.full(len(rows), np.nan),
+        labels=((option, "asset"),),
+        start_sec=np.full(1, np.nan),
+        end_sec=np.full(1, np.nan),
         vectors=matrix,
         uncertainty=np.full_like(matrix, 0.5) if request.uncertainty else None,
         missing={},
-        places=tuple(place for _, _, place in rows) if request.input_type == "document" else (),
-        amount=Amount(pictures=seen, characters=_SENTENCE * read),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from embed_pipeline.emulator.engine.documents import QUADRANTS
 from embed_pipeline.emulator.openapi_requests import (
     Schema,
     create_schema,
@@ -39,16 +38,12 @@ def _schemas() -> Schema:
     row = {
         "embedding": list_of({"type": "number"}),
         "embedding_option": {"type": ["string", "null"]},
-        "embedding_scope": {"enum": ["clip", "page", "chunk", "asset", None]},
+        "embedding_scope": {"enum": ["clip", "asset", None]},
         "start_sec": {"type": ["number", "null"]},
         "end_sec": {"type": ["number", "null"]},
         "embedding_uncertainty": list_of({"type": "number"}),
-        "start_page_number": {"type": "integer", "minimum": 1},
-        "end_page_number": {"type": "integer", "minimum": 1},
-        "quadrant": {"enum": list(QUADRANTS)},
-        "chunk_index": {"type": "integer", "minimum": 0},
     }
-    counts = {kind: {"type": "integer", "minimum": 0} for kind in ("video", "audio", "image", "document", "text")}
+    counts = {kind: {"type": "integer", "minimum": 0} for kind in ("video", "audio", "image", "text")}
     usage = object_of(
         {
             "input_tokens": object_of(counts, closed=True),
@@ -220,7 +215,7 @@ def openapi_document() -> Schema:
     create["responses"]["202"]["headers"] = {"Location": {"schema": {"type": "string"}}}
     asset_filters = [
         _query("asset_ids", list_of({"type": "string"})),
-        _query("asset_types", words_of("image", "video", "audio", "document")),
+        _query("asset_types", words_of("image", "video", "audio")),
         _query("filename", {"type": "string"}),
     ]
     uploads = "/assets/multipart-uploads"

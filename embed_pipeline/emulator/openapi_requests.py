@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from embed_pipeline.emulator.rules import DIMENSIONS
-from embed_pipeline.emulator.still_rules import MANY_SENTENCES
 from embed_pipeline.emulator.sync_rules import LONGEST_NAME, MEDIA_TYPES, MOST_SOURCES
 from embed_pipeline.emulator.validation import MODELS, OPTIONS
 
@@ -57,7 +56,7 @@ def _source() -> Schema:
 def create_schema() -> Schema:
     """Describe what creates a task."""
     media = [_media(model, kind) for model in MODELS for kind in ("video", "audio")]
-    return {"oneOf": [*media, _newer("image", _image()), _newer("document", _document())]}
+    return {"oneOf": media}
 
 
 def sync_schema() -> Schema:
@@ -97,64 +96,6 @@ def _multi_input(*kinds: str) -> Schema:
 def _newer(kind: str, medium: Schema) -> Schema:
     top = {"input_type": {"const": kind}, "model_name": {"const": "marengo3.5"}, **_VECTORS, kind: medium}
     return object_of(top, "input_type", "model_name", kind, closed=True)
-
-
-def _image() -> Schema:
-    return object_of(
-        {
-            "media_source": _source(),
-            "embedding_option": words_of("visual"),
-            "embedding_scope": words_of("asset"),
-            "embedding_type": words_of("separate_embedding"),
-        },
-        "media_source",
-        closed=True,
-    )
-
-
-def _document() -> Schema:
-    """Every shape is one kind of document and what may be asked for of it; its file decides which holds."""
-    spatial = object_of({"strategy": {"enum": ["standard", "quadrants"]}}, closed=True)
-    sequential = object_of(
-        {
-            "strategy": {"const": "sentence"},
-            "max_sentences": {"type": "integer", "minimum": 1, "maximum": MANY_SENTENCES},
-            "overlap_sentences": {"type": "integer", "minimum": 0, "description": "Less than max_sentences."},
-        },
-        "strategy",
-        "max_sentences",
-        closed=True,
-    )
-    local = {"enum": [["local"], ["local", "asset"], ["asset", "local"]]}
-
-    def shape(title: str, options: Schema, scopes: Schema, cut: Schema | None = None, *required: str) -> Schema:
-        parts: Schema = {
-            "media_source": _source(),
-            "embedding_option": options,
-            "embedding_scope": scopes,
-            "embedding_type": words_of("separate_embedding"),
-        }
-        if cut is not None:
-            parts["segmentation"] = cut
-        return object_of(parts, "media_source", *required, closed=True) | {"title": title}
-
-    pages, words = words_of("visual"), words_of("text")
-    return {
-        "anyOf": [
-            shape("A PDF by its pages", pages, words_of("local", "asset")),
-            shape("A PDF by parts of its pages", pages, local, object_of({"spatial": spatial}, "spatial", closed=True)),
-            shape("A PDF as a whole", words_of("visual", "text"), words_of("asset"), None, "embedding_scope"),
-            shape("A text as a whole", words, words_of("asset")),
-            shape(
-                "A text by its sentences",
-                words,
-                local,
-                object_of({"sequential": sequential}, "sequential", closed=True),
-                "embedding_scope",
-                "segmentation",
-            ),
-        ]
-    }
 
 
 def _media(model: str, kind: str) -> Schema:

@@ -24,7 +24,7 @@ from embed_pipeline.emulator.media_limits import known_fault
 from embed_pipeline.emulator.probe import UnreadableMediaError, read_header_isolated
 from embed_pipeline.emulator.refusal import Refusal
 from embed_pipeline.emulator.request import AcceptedRequest
-from embed_pipeline.emulator.results import Amount, EmbeddingResult
+from embed_pipeline.emulator.results import EmbeddingResult
 from embed_pipeline.emulator.settings import EmulatorSettings
 from embed_pipeline.emulator.sources import below_root
 from embed_pipeline.emulator.store import Task, TaskStore
@@ -188,7 +188,7 @@ class Platform:
         seconds = self._known_duration(request)
         if seconds is not None:
             embedded = embedded_seconds(request, seconds)
-            self.count(embedded, usage_of(request, embedded, Amount()))
+            self.count(embedded, usage_of(request, embedded))
         return seconds is not None
 
     def _known_duration(self, request: AcceptedRequest) -> float | None:

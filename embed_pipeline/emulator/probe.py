@@ -8,15 +8,12 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from embed_pipeline.emulator.engine.passages import is_text
-from embed_pipeline.emulator.engine.picture_file import image_format
 from embed_pipeline.emulator.engine.request import EngineLimits
-from embed_pipeline.emulator.still_rules import kind_by_content
+from embed_pipeline.emulator.engine.stills import image_format
 
 _PROBE_SEC = 30.0
 _PIXELS = EngineLimits().image_pixels
-_HEAD = 1 << 16
-UNREADABLE = "The file could not be read as audio, video, an image or a document."
+UNREADABLE = "The file could not be read as audio, video or an image."
 
 
 class UnreadableMediaError(Exception):
@@ -31,8 +28,8 @@ class MediaHeader:
     """The header of a media file.
 
     Attributes:
-        duration_sec: Length in seconds; None for an image or a document.
-        container: The container's format names, separated by commas; the format of an image or a document.
+        duration_sec: Length in seconds; None for an image.
+        container: The container's format names, separated by commas; the format of an image.
         video_codec: The codec of the first video stream, or None if there is none; likewise the following.
         width: Pixels.
         height: Pixels.
@@ -40,7 +37,7 @@ class MediaHeader:
         audio_codec: The codec of the first audio stream, or None if there is none; likewise the following.
         sample_rate: Hertz.
         channels: Number of channels.
-        kind: `audio`, `video`, `image` or `document`.
+        kind: `audio`, `video` or `image`.
     """
 
     duration_sec: float | None
@@ -110,22 +107,6 @@ def read_image_header(path: Path) -> MediaHeader | None:
             return MediaHeader(None, form, width=picture.width, height=picture.height, kind="image")
     except (av.FFmpegError, OSError, ValueError, IndexError):
         raise UnreadableMediaError from None
-
-
-def read_document_header(path: Path) -> MediaHeader:
-    """Tell what kind of document a file is from its beginning.
-
-    Raises:
-        UnreadableMediaError: If it is neither a PDF nor a text.
-    """
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD)
-    except OSError:
-        raise UnreadableMediaError from None
-    if kind_by_content(head) == "text" and not is_text(head):
-        raise UnreadableMediaError
-    return MediaHeader(None, kind_by_content(head), kind="document")
 
 
 def read_header_isolated(path: Path) -> MediaHeader:

@@ -1,11 +1,11 @@
-"""A request to create an embedding task, once it was found valid: every default filled in."""
+"""A valid request to embed one medium, every default filled in."""
 
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass
 from typing import Any, Literal, cast
 
-InputType = Literal["audio", "video", "image", "document"]
+InputType = Literal["audio", "video", "image", "text"]
 SourceKind = Literal["url", "base64", "asset"]
 
 
@@ -23,21 +23,6 @@ class Segmentation:
 
 
 @dataclass(frozen=True)
-class Division:
-    """How a document is divided.
-
-    Attributes:
-        quadrants: Whether every page of a PDF is divided in four, beside its vector as a whole.
-        max_sentences: How many sentences a chunk of a text holds at most. None divides no text.
-        overlap_sentences: How many sentences of a chunk the next one repeats.
-    """
-
-    quadrants: bool = False
-    max_sentences: int | None = None
-    overlap_sentences: int = 0
-
-
-@dataclass(frozen=True)
 class TimedText:
     """A piece of text that belongs to a stretch of the file; offsets in seconds from its start."""
 
@@ -51,12 +36,11 @@ class AcceptedRequest:
     """What a valid request asks for.
 
     Attributes:
-        input_type: `audio`, `video`, `image` or `document`.
+        input_type: `audio` or `video`; of a query also `image` or `text`.
         model_name: `marengo3.0` or `marengo3.5`.
         source_kind: Which kind of media source was named.
         source: The URL or the asset id. Empty for base64, whose bytes are kept apart.
-        options: Embedding options in the order asked for. Empty for a document whose kind is not known yet, where
-            none was named; likewise the scopes.
+        options: Embedding options in the order asked for.
         scopes: Scopes as asked for; `local` is kept as a word of its own here.
         types: `separate_embedding`, `fused_embedding` or both.
         segmentation: How to cut audio and video; None for what has no length.
@@ -65,8 +49,6 @@ class AcceptedRequest:
         dimension: Length of the vectors.
         uncertainty: Whether every vector comes with its uncertainty.
         timed_text: The request's `time_based_metadata`.
-        division: How to divide a document, where the request says so.
-        pages_per_mb: How many pages a PDF may have for each begun megabyte.
     """
 
     input_type: InputType
@@ -82,8 +64,6 @@ class AcceptedRequest:
     dimension: int = 512
     uncertainty: bool = False
     timed_text: tuple[TimedText, ...] = ()
-    division: Division | None = None
-    pages_per_mb: int = 64
 
     @property
     def timed(self) -> bool:
@@ -117,13 +97,12 @@ class AcceptedRequest:
             "dimension": self.dimension,
             "uncertainty": self.uncertainty,
             "timed_text": [astuple(piece) for piece in self.timed_text],
-            "division": None if self.division is None else astuple(self.division),
         }
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> AcceptedRequest:
         """Rebuild a request from what `to_json` returned."""
-        cut, division = values["segmentation"], values.get("division")
+        cut = values["segmentation"]
         return cls(
             input_type=cast("InputType", values["input_type"]),
             model_name=values["model_name"],
@@ -138,5 +117,4 @@ class AcceptedRequest:
             dimension=values["dimension"],
             uncertainty=values["uncertainty"],
             timed_text=tuple(TimedText(*piece) for piece in values["timed_text"]),
-            division=None if division is None else Division(*division),
         )

@@ -19,37 +19,19 @@ SHORT_TAIL_SEC = 2.0
 
 
 @dataclass(frozen=True)
-class Amount:
-    """How much of something without a length was embedded.
-
-    Attributes:
-        pictures: Images, pages and quarters of pages that were looked at.
-        characters: Characters of text that were read.
-        truncated: Whether text was left out because one vector may stand for so much only.
-    """
-
-    pictures: int = 0
-    characters: int = 0
-    truncated: bool = False
-
-
-@dataclass(frozen=True)
 class EmbeddingResult:
     """What an engine computed for one media file.
 
     Attributes:
         engine: The engine's name, which names the vector space: `signal-2`, `instant-1`.
         duration_sec: Length of the whole media file. None for what has no length.
-        labels: Embedding option and scope (`clip`, `page`, `chunk` or `asset`) of each row; both empty for a row that
-            has neither, such as that of a question.
+        labels: Embedding option and scope (`clip` or `asset`) of each row; both empty for a combined query.
         start_sec: Float64, one per row; from the start of the file unless it was made relative. Not a number where
             there is no time.
         end_sec: Float64, one per row.
         vectors: Float32, rows by dimension, of unit length.
         uncertainty: Float32 like `vectors`, or None where it was not asked for.
         missing: Options the media cannot serve, and why.
-        places: One per row of a document: the fields that say where in it the row belongs. Empty for anything else.
-        amount: How much was embedded, where there is no time.
     """
 
     engine: str
@@ -60,15 +42,12 @@ class EmbeddingResult:
     vectors: NDArray[np.float32]
     uncertainty: NDArray[np.float32] | None
     missing: dict[str, str]
-    places: tuple[dict[str, int | str], ...] = ()
-    amount: Amount = Amount()
 
     def take(self, rows: NDArray[np.intp]) -> EmbeddingResult:
         """Return the result with only the given rows, in the given order."""
         return replace(
             self,
             labels=tuple(self.labels[row] for row in rows),
-            places=tuple(self.places[row] for row in rows) if self.places else (),
             start_sec=self.start_sec[rows],
             end_sec=self.end_sec[rows],
             vectors=np.ascontiguousarray(self.vectors[rows]),

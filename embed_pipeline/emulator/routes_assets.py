@@ -23,18 +23,15 @@ from embed_pipeline.emulator.platform import Platform
 from embed_pipeline.emulator.refusal import Refusal
 from embed_pipeline.emulator.routes_tasks import MAX_PAGE_LIMIT, not_found, number_from
 from embed_pipeline.emulator.sources import check_url
-from embed_pipeline.emulator.still_rules import kind_by_name
 from embed_pipeline.emulator.wire import page_info
 
-_KINDS = ("image", "video", "audio", "document")
+_KINDS = ("image", "video", "audio")
 _LONGEST_NAME = 255
 _FORM_SLACK = 1 << 20
 
 
-def asset_kind(file_type: str, filename: str) -> str:
-    """Tell what a file is taken for from its MIME type and its name: for video, if they do not say."""
-    if kind_by_name(filename) is not None:
-        return "document"
+def asset_kind(file_type: str) -> str:
+    """Return what a file is taken for by its MIME type: `audio`, `image`, or else `video`."""
     kind = file_type.partition("/")[0]
     return kind if kind in ("audio", "image") else "video"
 
@@ -181,7 +178,7 @@ def _keep(platform: Platform, form: dict[str, Any]) -> dict[str, Any]:
         method=method,
         filename=filename,
         file_type=file_type,
-        kind=asset_kind(file_type, filename),
+        kind=asset_kind(file_type),
         user_metadata=metadata,
         url=url,
         arrived=url is None,

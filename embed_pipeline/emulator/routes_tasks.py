@@ -29,13 +29,6 @@ from embed_pipeline.emulator.refusal import Refusal
 from embed_pipeline.emulator.request import AcceptedRequest
 from embed_pipeline.emulator.source_files import content_hash, decoded
 from embed_pipeline.emulator.sources import check_reachable, check_url
-from embed_pipeline.emulator.still_rules import (
-    DocumentKind,
-    kind_by_content,
-    kind_by_name,
-    kind_of_file,
-    settle_document,
-)
 from embed_pipeline.emulator.store import Task
 from embed_pipeline.emulator.validation import validate
 from embed_pipeline.emulator.wire import (
@@ -84,8 +77,6 @@ def _keep(platform: Platform, accepted: AcceptedRequest, body: dict[str, Any], e
         accepted = replace(accepted, source=content_hash(media))
     else:
         input_filename = platform.asset_filename(accepted.source, field=f"{field}.asset_id")
-    if accepted.input_type == "document":
-        accepted = _settled(platform, accepted, media)
     if media:
         (platform.media / task_id).write_bytes(media)
     if settings.switches.source_check == "create" and accepted.source_kind == "url":
@@ -106,18 +97,6 @@ def _keep(platform: Platform, accepted: AcceptedRequest, body: dict[str, Any], e
     entry.task_id, entry.source = task_id, without_credentials(accepted.source)
     platform.workers.wake()
     return task_id
-
-
-def _settled(platform: Platform, accepted: AcceptedRequest, media: bytes) -> AcceptedRequest:
-    """Hold a document's request to the rules of its kind, if that can be told before the document is fetched."""
-    kind: DocumentKind | None
-    if accepted.source_kind == "url":
-        kind = kind_by_name(accepted.source)
-    elif accepted.source_kind == "base64":
-        kind = kind_by_content(media)
-    else:
-        kind = kind_of_file(platform.assets.path(accepted.source))
-    return accepted if kind is None else settle_document(accepted, kind)
 
 
 async def list_tasks(request: Request) -> Response:

@@ -58,7 +58,7 @@ async def create_upload(request: Request) -> Response:
 
     def keep() -> None:
         file_type = file_type_of(filename)
-        kind = asset_kind(f"{values['type']}/", filename)
+        kind = asset_kind(f"{values['type']}/")
         platform.assets.add(
             upload.asset_id,
             now=now,

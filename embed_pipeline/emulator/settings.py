@@ -98,7 +98,6 @@ class Sizes:
         multipart_upload: The largest file of a multipart upload.
         fetched: The largest media file read from a URL, or from disk.
         image: The largest image, from wherever it comes.
-        document: The largest document read from a URL, or from disk.
         chunk: The size of a chunk of a multipart upload.
         bodies: What the JSON of finished results may take on disk, beside their vectors. It is written anew where it
             had to make way.
@@ -110,13 +109,12 @@ class Sizes:
     multipart_upload: int = 10 * 1024**3
     fetched: int = 4 * 1024**3
     image: int = 32 * 1024**2
-    document: int = 512 * 1024**2
     chunk: int = 5 * 1024**2
     bodies: int = 1024**3
 
     def of_source(self, input_type: str) -> int:
         """Return the largest file of an input type that is read from a URL, or from disk."""
-        return {"image": self.image, "document": self.document}.get(input_type, self.fetched)
+        return self.image if input_type == "image" else self.fetched
 
     def of_base64(self, input_type: str) -> int:
         """Return the largest file of an input type inside a request, decoded."""
@@ -142,7 +140,6 @@ class EmulatorSettings:
         limits: Limits that replace those of the plan, such as `{"requests_per_minute": 5}`.
         faults: Fault rules, in the form of the faults file.
         fault_seed: What the draws of fault rules are seeded with.
-        context_tokens: How much text one vector may stand for; the rest of a longer one is left out.
         min_duration_sec: The shortest media file that can be embedded.
         max_duration_sec: The longest media file that can be embedded.
         retention_sec: How long results are kept.
@@ -161,7 +158,6 @@ class EmulatorSettings:
     limits: dict[str, float] = field(default_factory=dict)
     faults: tuple[dict[str, object], ...] = ()
     fault_seed: int = 0
-    context_tokens: int = 32_768
     min_duration_sec: float = 4.0
     max_duration_sec: float = 4 * 3600.0
     retention_sec: float = RETENTION_SEC
@@ -179,7 +175,6 @@ class EmulatorSettings:
             ("port", self.port, 0, 65535),
             ("workers", self.workers, 1, 256),
             ("instant_duration_sec", self.instant_duration_sec, 0.1, 10**6),
-            ("context_tokens", self.context_tokens, 1, 10**6),
             ("min_duration_sec", self.min_duration_sec, 0, 10**6),
             ("max_duration_sec", self.max_duration_sec, 0, 10**6),
             ("retention_sec", self.retention_sec, 0, 10**9),

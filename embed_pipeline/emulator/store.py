@@ -172,11 +172,6 @@ class TaskStore:
             ).fetchone()
         return None if row is None else _task(row)
 
-    def amend(self, task_id: str, request: AcceptedRequest) -> None:
-        """Replace a task's request by one in which more is settled."""
-        with self.write() as connection:
-            connection.execute("UPDATE tasks SET request = ? WHERE id = ?", (json.dumps(request.to_json()), task_id))
-
     def finish(
         self,
         task_id: str,
@@ -195,8 +190,6 @@ class TaskStore:
             now: Epoch milliseconds.
             usage: The tokens it used.
         """
-        # The place of a row stands behind its option and scope, where it has one.
-        labels = [[*label, place] for label, place in zip(result.labels, result.places, strict=False)]
         bounds = np.stack([result.start_sec, result.end_sec]).astype("<f8")
         vectors = np.ascontiguousarray(result.vectors, dtype="<f4")
         uncertainty = None if result.uncertainty is None else np.ascontiguousarray(result.uncertainty, dtype="<f4")
@@ -205,7 +198,7 @@ class TaskStore:
                 "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
                     task_id,
-                    json.dumps(labels if result.places else result.labels),
+                    json.dumps(result.labels),
                     json.dumps(result.missing),
                     bounds.data,
                     vectors.shape[1],
@@ -319,17 +312,15 @@ class TaskStore:
             return None
         labels, missing, bounds, dimension, vectors, uncertainty, engine, duration = row
         start, end = np.frombuffer(bounds, dtype="<f8").reshape(2, -1)
-        rows = json.loads(labels)
         return EmbeddingResult(
             engine=engine,
             duration_sec=duration,
-            labels=tuple((option, scope) for option, scope, *_ in rows),
+            labels=tuple((option, scope) for option, scope in json.loads(labels)),
             start_sec=start,
             end_sec=end,
             vectors=np.frombuffer(vectors, dtype="<f4").reshape(-1, dimension),
             uncertainty=None if uncertainty is None else np.frombuffer(uncertainty, dtype="<f4").reshape(-1, dimension),
             missing=json.loads(missing),
-            places=tuple(place for _, _, place in rows) if rows and len(rows[0]) > 2 else (),
         )
 
     def missing(self, task_id: str) -> dict[str, str]:

@@ -16,11 +16,10 @@ from embed_pipeline.emulator.media_limits import MediaFault, duration_fault, pic
 from embed_pipeline.emulator.probe import UnreadableMediaError, read_header_isolated
 from embed_pipeline.emulator.refusal import Refusal
 from embed_pipeline.emulator.request import AcceptedRequest
-from embed_pipeline.emulator.results import Amount, EmbeddingResult, as_answered
+from embed_pipeline.emulator.results import EmbeddingResult, as_answered
 from embed_pipeline.emulator.settings import EmulatorSettings
 from embed_pipeline.emulator.source_files import content_hash, decoded, local_file
 from embed_pipeline.emulator.sources import SourceError, check_url
-from embed_pipeline.emulator.still_rules import DocumentKind, kind_by_name, kind_of_file, settle_document
 from embed_pipeline.emulator.sync_rules import SyncRequest, SyncSource
 from embed_pipeline.emulator.tokens import input_tokens, text_tokens
 from embed_pipeline.emulator.worker import embedded_seconds
@@ -34,8 +33,8 @@ _MULTI_BYTES = 32 * _MB
 LONGEST_SEC = {"marengo3.0": 600.0, "marengo3.5": 30.0}
 """How long audio and video may be that are embedded at once, as documented."""
 
-# Words lie where the rows of these options do, and nowhere near pictures or sound.
-_WORD_ROWS = ("transcription", "text")
+# Words lie near the rows of this option, and nowhere near pictures or sound.
+_WORD_ROWS = "transcription"
 
 
 @dataclass(frozen=True)
@@ -119,11 +118,10 @@ class SyncEmbedder:
             self._source(request, source, self._folder / f"{key}.{number}")
             for number, source in enumerate(request.sources)
         )
-        _check_combination(request, parts)
         words = self._words(request, self._folder / f"{key}.text") if request.text else None
         tokens: dict[str, int] = {}
         for part in parts:
-            counted = input_tokens(part.request.input_type, seconds=part.seconds, amount=part.result.amount)
+            counted = input_tokens(part.request.input_type, seconds=part.seconds)
             for kind, count in counted.items():
                 tokens[kind] = tokens.get(kind, 0) + count
         if words is not None:
@@ -136,24 +134,22 @@ class SyncEmbedder:
             rows = combined(results, request)
             comparable = tuple(dict.fromkeys(option for part in parts for option, _ in part.result.labels))
             if words is not None:
-                comparable = tuple(dict.fromkeys((*comparable, *_WORD_ROWS)))
+                comparable = tuple(dict.fromkeys((*comparable, _WORD_ROWS)))
         names = [part.name for part in parts]
         if words is not None:
             names.append(content_hash(request.text.encode()))
-        truncated = request.truncated or any(part.result.amount.truncated for part in parts)
-        return SyncResult(rows, parts, tokens, truncated, comparable, " ".join(names))
+        return SyncResult(rows, parts, tokens, request.truncated, comparable, " ".join(names))
 
     def _words(self, request: SyncRequest, path: Path) -> EmbeddingResult:
-        """Embed the text of a request as the text of a document is, in a process of its own."""
+        """Embed the text of a request, in the engine's child process."""
         asked = AcceptedRequest(
-            "document", "marengo3.5", "base64", content_hash(request.text.encode()), ("text",), ("asset",),
+            "text", "marengo3.5", "base64", content_hash(request.text.encode()), ("text",), ("asset",),
             ("separate_embedding",), dimension=request.dimension, uncertainty=request.uncertainty,
         )  # fmt: skip
         try:
             if not reads_sources(self._settings):
                 return self._compute(None, asked)
-            # What begins like a PDF is a text all the same.
-            path.write_text(request.text.replace("%PDF-", "PDF "), "utf-8")
+            path.write_text(request.text, "utf-8")
             return self._compute(path, asked)
         except SourceError as failure:
             raise _refusal(failure, f"{request.input_type}.input_text") from failure
@@ -178,7 +174,6 @@ class SyncEmbedder:
             kept.write_bytes(media)
         try:
             with _brought(asked, kept, settings, self._asset_path, limit) as path:
-                asked = _settled(asked, path)
                 result = self._computed(request, asked, path, source.field)
         except SourceError as failure:
             raise _refusal(failure, source.field) from failure
@@ -215,7 +210,7 @@ class SyncEmbedder:
 
 def _refusal(failure: SourceError, field: str) -> Refusal:
     """Answer what would be a task's failure: too much is 413, what may pass is 500, all else is 400."""
-    if failure.message.startswith(("File size", "Document (")):
+    if failure.message.startswith("File size"):
         return Refusal(failure.message, field, status=413)
     if failure.message in (UNSTABLE, TASK_FAILED):
         return Refusal(failure.message, field, code="internal_server_error", status=500)
@@ -239,23 +234,6 @@ def _brought(
     finally:
         if temporary:
             path.unlink(missing_ok=True)
-
-
-def _settled(asked: AcceptedRequest, path: Path | None) -> AcceptedRequest:
-    """Decide what a document is embedded by: of a PDF the pages, of a text its words."""
-    if asked.input_type != "document":
-        return asked
-    kind: DocumentKind | None = kind_by_name(asked.source) if path is None else kind_of_file(path)
-    option = "visual" if kind == "pdf" else "text"
-    return settle_document(replace(asked, options=(option,)), kind or "text")
-
-
-def _check_combination(request: SyncRequest, parts: tuple[Embedded, ...]) -> None:
-    """Hold documents to the rules that depend on what they turned out to be."""
-    for source, part in zip(request.sources, parts, strict=True):
-        pdf = part.request.input_type == "document" and part.request.options == ("visual",)
-        if pdf and (len(parts) > 1 or request.text):
-            raise Refusal(f"{source.field}: a PDF must be the only source, without input_text.", source.field)
 
 
 def combined(results: list[EmbeddingResult], request: SyncRequest) -> EmbeddingResult:
@@ -287,7 +265,6 @@ def combined(results: list[EmbeddingResult], request: SyncRequest) -> EmbeddingR
         vectors=vector.astype(np.float32)[None],
         uncertainty=uncertainty,
         missing={},
-        amount=Amount(),
     )
 
 

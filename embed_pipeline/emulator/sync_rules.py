@@ -18,20 +18,17 @@ from embed_pipeline.emulator.validation import MODELS, validate
 
 SyncType: TypeAlias = Literal["text", "image", "text_image", "audio", "video", "multi_input"]
 SYNC_TYPES: tuple[SyncType, ...] = ("text", "image", "text_image", "audio", "video", "multi_input")
-MEDIA_TYPES: tuple[InputType, ...] = ("image", "video", "audio", "document")
+MEDIA_TYPES: tuple[InputType, ...] = ("image", "video", "audio")
 MOST_SOURCES = 10
 LONGEST_NAME = 255
 TEXT_TOKENS = {"marengo3.0": 500, "marengo3.5": 2000}
 """How many tokens of text a request may hold, as documented; how they are counted is not."""
 
-_NEWER_PAGES_PER_MB = 16
 _REFERENCE = re.compile(r"<@([^<>]*)>")
-# What a source is embedded by: of a PDF the pages, of a text document its words.
 _OPTIONS: dict[InputType, tuple[str, ...]] = {
     "image": ("visual",),
     "video": ("visual", "audio"),
     "audio": ("audio",),
-    "document": (),
 }
 
 
@@ -170,7 +167,6 @@ def _whole(
         types=("separate_embedding",),
         dimension=dimension,
         uncertainty=uncertainty,
-        pages_per_mb=_NEWER_PAGES_PER_MB,
     )
 
 
@@ -207,15 +203,7 @@ def _multi_input(
     if len(kinds) > 1 and not text.strip():
         message = "multi_input.input_text is required where media sources of different types are combined."
         raise Refusal(message, "multi_input.input_text", None, NOT_PROVIDED)
-    if uncertainty and "document" in kinds:
-        raise Refusal("embedding_uncertainty is not available with a document.", "embedding_uncertainty", value=True)
     if uncertainty and sources and text.strip():
         message = "embedding_uncertainty is available for text alone or for media alone."
         raise Refusal(message, "embedding_uncertainty", value=True)
-    if kinds == {"document"} and (len(sources) > 1 or text.strip()):
-        message = (
-            "A document can be combined only with an image, a video or an audio source; send it alone, or as a plain "
-            "text beside one of those."
-        )
-        raise Refusal(message, path)
     return _REFERENCE.sub(" ", text).strip(), tuple(sources)

@@ -1,7 +1,6 @@
-"""How many input tokens the newer model counts for what was embedded.
+"""Input tokens that the newer model counts.
 
-The platform's figures are not documented. These keep to what is: every kind of content has a count of its own, and a
-page divided into quadrants counts five times.
+The platform's figures are not documented; what is: every kind of content has a count of its own.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ import math
 from typing import Any
 
 from embed_pipeline.emulator.request import AcceptedRequest
-from embed_pipeline.emulator.results import Amount
 
 TOKENS_PER_SEC = 64
 TOKENS_PER_PICTURE = 256
@@ -23,25 +21,19 @@ def text_tokens(characters: int) -> int:
     return math.ceil(characters / CHARACTERS_PER_TOKEN)
 
 
-def input_tokens(input_type: str, *, seconds: float = 0.0, amount: Amount = Amount()) -> dict[str, int]:  # noqa: B008
+def input_tokens(input_type: str, *, seconds: float = 0.0) -> dict[str, int]:
     """Count the tokens of one medium.
 
     Args:
-        input_type: `audio`, `video`, `image` or `document`.
-        seconds: How much of it was embedded, if it has a length.
-        amount: How much of it was embedded, if not.
+        input_type: `audio`, `video` or `image`.
+        seconds: Embedded length of audio and video.
 
     Returns:
-        Tokens by content type; the text of a document counts as `text`, its rendered pages as `document`.
+        Tokens by content type.
     """
     if input_type in ("audio", "video"):
         return {input_type: max(1, round(seconds * TOKENS_PER_SEC))}
-    counts = {}
-    if amount.pictures:
-        counts[input_type] = amount.pictures * TOKENS_PER_PICTURE
-    if amount.characters:
-        counts["text"] = text_tokens(amount.characters)
-    return counts
+    return {input_type: TOKENS_PER_PICTURE}
 
 
 def usage_body(tokens: dict[str, int], *, truncated: bool) -> dict[str, Any]:
@@ -50,8 +42,8 @@ def usage_body(tokens: dict[str, int], *, truncated: bool) -> dict[str, Any]:
     return usage | ({"truncation_reason": TRUNCATION_REASON} if truncated else {})
 
 
-def usage_of(request: AcceptedRequest, seconds: float, amount: Amount) -> dict[str, Any] | None:
-    """Return the usage of a task, as its result shows it; None with the older model, which counts no tokens."""
+def usage_of(request: AcceptedRequest, seconds: float) -> dict[str, Any] | None:
+    """Return the usage of a task as its result shows it; None with the older model, which counts no tokens."""
     if request.model_name != "marengo3.5":
         return None
-    return usage_body(input_tokens(request.input_type, seconds=seconds, amount=amount), truncated=amount.truncated)
+    return usage_body(input_tokens(request.input_type, seconds=seconds), truncated=False)

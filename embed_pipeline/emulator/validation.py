@@ -12,7 +12,6 @@ from embed_pipeline.emulator.refusal import Refusal
 from embed_pipeline.emulator.request import AcceptedRequest, InputType, Segmentation, TimedText
 from embed_pipeline.emulator.rules import NOT_PROVIDED, Rules, listed
 from embed_pipeline.emulator.settings import Switches
-from embed_pipeline.emulator.still_rules import accept_document, accept_image
 
 MODELS = ("marengo3.0", "marengo3.5")
 OPTIONS = {
@@ -31,10 +30,8 @@ _TOP_FIELDS = {
     "embedding_dimension",
     "audio",
     "video",
-    "document",
-    "image",
 }
-_INPUT_TYPES = ("audio", "video", "document", "image")
+_INPUT_TYPES = ("audio", "video")
 _MEDIA_FIELDS = {
     "media_source",
     "start_sec",
@@ -61,13 +58,12 @@ def validate(body: Any, switches: Switches) -> AcceptedRequest:
         Refusal: If the platform would answer 400. It names the first field at fault.
     """
     rules = _MediaRules(switches)
-    top = rules.known(rules.mapping(body, "the request body"), _TOP_FIELDS, "")
+    top = rules.mapping(body, "the request body")
     input_type = cast("InputType", rules.choice(top, "input_type", _INPUT_TYPES, ""))
+    rules.known(top, _TOP_FIELDS, "")
     model = top.get("model_name", "marengo3.0")
     if model not in MODELS:
         raise Refusal(f"model_name must be one of {listed(MODELS)}.", "model_name", model)
-    if input_type in ("document", "image") and model == "marengo3.0":
-        raise Refusal(f"input_type {input_type} requires model_name marengo3.5.", "input_type", input_type)
     for other in _INPUT_TYPES:
         if other != input_type and other in top:
             raise Refusal(f"{other} must not be sent with input_type {input_type}.", other)
@@ -76,10 +72,6 @@ def validate(body: Any, switches: Switches) -> AcceptedRequest:
     newer = model == "marengo3.5"
     dimension, uncertainty = rules.vectors(top, newer=newer)
     media = rules.mapping(top[input_type], input_type)
-    if input_type == "image":
-        return accept_image(Rules(switches), media, dimension=dimension, uncertainty=uncertainty)
-    if input_type == "document":
-        return accept_document(Rules(switches), media, dimension=dimension, uncertainty=uncertainty)
     rules.known(media, _MEDIA_FIELDS, input_type)
     kind, source = rules.source(media, f"{input_type}.media_source")
     start, end = rules.window(media, input_type)

@@ -84,11 +84,6 @@ def list_item(task: Task, switches: Switches) -> dict[str, Any]:
             metadata["video_clip_length"] = request.fixed_sec
         metadata["video_embedding_scope"] = list(request.scopes)
         metadata["video_embedding_option"] = list(request.options)
-    elif not request.timed:
-        metadata |= {
-            f"{prefix}_embedding_scope": list(request.scopes),
-            f"{prefix}_embedding_option": list(request.options),
-        }
     else:
         # Older SDKs read the plural names, newer ones the singular: both are served.
         for plural in ("", "s"):
@@ -117,7 +112,7 @@ def task_body(task: Task, switches: Switches) -> dict[str, Any]:
         "data": None,
     }
     shown = task.status == "ready" or (switches.metadata_while_processing and task.status == "processing")
-    if shown and (task.duration is not None or not task.request.timed):
+    if shown and task.duration is not None:
         origin = origin_fields(task.input_url, task.input_filename, switches)
         body["metadata"] = media_metadata(task.request, origin, task.duration, task.engine)
     if task.status == "ready" and task.usage is not None:
@@ -135,7 +130,7 @@ def media_metadata(
     Args:
         request: What was asked for.
         origin: What `origin_fields` returned.
-        duration: Its length in seconds, if it has one.
+        duration: Its length in seconds.
         engine: What computed the vectors; the platform's results have no such field.
     """
     metadata: dict[str, Any] = {"input_type": request.input_type, **origin}
@@ -143,8 +138,7 @@ def media_metadata(
         metadata["clip_length"] = request.fixed_sec
     metadata["embedding_scopes"] = list(request.scopes)
     metadata["embedding_options"] = list(request.options)
-    if request.timed:
-        metadata["duration"] = duration
+    metadata["duration"] = duration
     metadata.update(_offsets(request))
     if request.model_name == "marengo3.5":
         metadata["embedding_dimension"] = request.dimension
@@ -189,7 +183,7 @@ def rows_json(result: EmbeddingResult, *, wide: bool = False) -> Iterator[bytes]
     Yields:
         The objects in order, separated by commas and without brackets around them; about 128 rows at a time.
     """
-    # What is not a number becomes null: an image, a page or a chunk has no time.
+    # NaN becomes null: an image or a text has no time.
     starts, ends = result.start_sec.tolist(), result.end_sec.tolist()
     for first in range(0, len(result.labels), ROWS_PER_CHUNK):
         last = min(first + ROWS_PER_CHUNK, len(result.labels))
@@ -209,9 +203,6 @@ def rows_json(result: EmbeddingResult, *, wide: bool = False) -> Iterator[bytes]
         if result.uncertainty is not None:
             for row, uncertainty in zip(rows, result.uncertainty[first:last], strict=True):
                 row["embedding_uncertainty"] = uncertainty
-        if result.places:
-            for row, place in zip(rows, result.places[first:last], strict=True):
-                row.update(place)
         yield (b"," if first else b"") + orjson.dumps(rows, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
 
 

@@ -18,13 +18,11 @@ from embed_pipeline.emulator.compute import Compute, reads_sources
 from embed_pipeline.emulator.engine.failure import REQUEST_INVALID, UNPROCESSABLE
 from embed_pipeline.emulator.media_limits import duration_fault, picture_fault
 from embed_pipeline.emulator.probe import UnreadableMediaError, read_header_isolated
-from embed_pipeline.emulator.refusal import Refusal
 from embed_pipeline.emulator.request import AcceptedRequest
 from embed_pipeline.emulator.results import EmbeddingResult, as_answered
 from embed_pipeline.emulator.settings import EmulatorSettings, Timing
 from embed_pipeline.emulator.source_files import local_file
 from embed_pipeline.emulator.sources import SourceError
-from embed_pipeline.emulator.still_rules import kind_by_name, kind_of_file, settle_document
 from embed_pipeline.emulator.store import Task, TaskStore
 from embed_pipeline.emulator.tokens import usage_of
 
@@ -184,7 +182,7 @@ class Workers:
             _log.exception("Task %s failed for a reason of the emulator's own.", task.id)
             self._store.fail(task.id, _FAILED, release_at=task.created_at, now=self._clock.now())
         else:
-            usage = usage_of(task.request, embedded_seconds(task.request, result.duration_sec or 0.0), result.amount)
+            usage = usage_of(task.request, embedded_seconds(task.request, result.duration_sec or 0.0))
             self._on_done(task, result, usage)
             release_at = release_time(task, result.duration_sec, timing)
             self._store.finish(task.id, result, release_at=release_at, now=self._clock.now(), usage=usage)
@@ -196,15 +194,11 @@ class Workers:
     def _embed(self, task: Task) -> EmbeddingResult:
         settings, request = self._settings, task.request
         if not reads_sources(settings):
-            if request.input_type == "document":
-                request = self._settled(task, None)
             return as_answered(self._compute(None, request), request, settings.switches)
         path, temporary = local_file(
             request, kept=self._media / task.id, settings=settings, asset_path=self._asset_path
         )
         try:
-            if request.input_type == "document":
-                request = self._settled(task, path)
             self._check_pictures(path, request)
             result = self._compute(path, request)
         finally:
@@ -228,14 +222,3 @@ class Workers:
             fault = picture_fault(header.width, header.height)
             if fault is not None:
                 raise SourceError(f"{UNPROCESSABLE} ({fault.message})")
-
-    def _settled(self, task: Task, path: Path | None) -> AcceptedRequest:
-        """Hold a document's request to the rules of what the document turned out to be."""
-        kind = kind_by_name(task.request.source) if path is None else kind_of_file(path)
-        try:
-            settled = settle_document(task.request, kind or "text")
-        except Refusal as refusal:
-            raise SourceError(f"{REQUEST_INVALID} ({refusal.message})") from refusal
-        if settled != task.request:
-            self._store.amend(task.id, settled)
-        return settled

@@ -42,12 +42,7 @@ def test_whatever_is_asked_the_answer_is_one_that_was_declared(case, origin):
 def keep_what_a_schema_cannot_say(body: dict[str, Any]) -> None:
     """Ends lie after starts, timed text goes with fusion, uncertainty not with the asset; the source exists."""
     media = body[body["input_type"]]
-    if body["input_type"] == "document":
-        keep_the_kind_of_document(body, media)
-        return
     media["media_source"] = {"url": "https://media.example.com/a.mp4"}
-    if body["input_type"] == "image":
-        return
     if media.get("end_sec", 1e9) <= media.get("start_sec", 0):
         del media["end_sec"]
     text = [entry for entry in media.pop("time_based_metadata", []) if entry["start"] <= entry["end"]]
@@ -55,18 +50,6 @@ def keep_what_a_schema_cannot_say(body: dict[str, Any]) -> None:
         media["time_based_metadata"] = text or [{"start": 0, "end": 1, "text": "a"}]
     if body.get("embedding_uncertainty"):
         media["embedding_scope"] = ["clip"]
-
-
-def keep_the_kind_of_document(body: dict[str, Any], document: dict[str, Any]) -> None:
-    """The file is of the kind that the shape is for; chunks overlap by less than they hold."""
-    cut, options = document.get("segmentation", {}), document.get("embedding_option", [])
-    chunked = "local" in document.get("embedding_scope", []) and "sequential" not in cut
-    pdf = "visual" in options or "spatial" in cut or chunked
-    document["media_source"] = {"url": f"https://media.example.com/a.{'pdf' if pdf else 'txt'}"}
-    body.pop("embedding_uncertainty", None)
-    if "sequential" in cut:
-        part = cut["sequential"]
-        part["overlap_sentences"] = min(part.get("overlap_sentences", 0), part["max_sentences"] - 1)
 
 
 def keep_what_is_embedded_at_once(body: dict[str, Any]) -> None:
@@ -85,8 +68,6 @@ def keep_what_is_embedded_at_once(body: dict[str, Any]) -> None:
         for name in ("url", "base64_string", "asset_id"):
             source.pop(name, None)
         source |= {"url": "https://media.example.com/a", "name": str(index)}
-        if source["media_type"] == "document":
-            source["media_type"] = "image"
     if sources:
         medium["input_text"] = "words"
         body.pop("embedding_uncertainty", None)

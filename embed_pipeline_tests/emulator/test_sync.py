@@ -21,14 +21,13 @@ from embed_pipeline.emulator.sync_rules import SYNC_TYPES, accept_sync
 from embed_pipeline.testing import TEST_SETTINGS
 from embed_pipeline_tests.emulator.conftest import Caller
 from embed_pipeline_tests.emulator.engine_media import SCENES, film, melody, pictures, write
-from embed_pipeline_tests.emulator.still_media import pdf, write_image
+from embed_pipeline_tests.emulator.still_media import write_image
 from embed_pipeline_tests.emulator.test_validation import json_values
 
 SYNC = "/embed-v2"
 SOURCES = "multi_input.media_sources"
 IMAGE = {"media_type": "image", "url": "https://a.example/b.png"}
 VIDEO = {"media_type": "video", "url": "https://a.example/b.mp4"}
-DOCUMENT = {"media_type": "document", "url": "https://a.example/b.txt"}
 SOURCE = {"media_source": {"url": "https://a.example/b.png"}}
 
 
@@ -41,9 +40,6 @@ def folder(tmp_path_factory) -> Path:
     for number, scene in enumerate((SCENES[0], SCENES[3])):
         write_image(folder / f"{number}.png", pictures(scene, 0.1, skip=2.0)[0])
     (folder / "notes.txt").write_text("The harbour freezes over.")
-    (folder / "report.pdf").write_bytes(pdf(["The harbour freezes over."]))
-    (folder / "many pages.pdf").write_bytes(pdf(["page"] * 17))
-    (folder / "unnamed").write_bytes(pdf(["page"]))
     return folder
 
 
@@ -75,7 +71,7 @@ def test_a_text_lies_where_transcripts_do_and_says_so(emulator):
     assert vector(answer) == pytest.approx(embed_query("a frozen harbour"), abs=1e-6)
     body = answer.json()
     assert body["embedding_engine"] == "signal-2"
-    assert body["embedding_comparable_with"] == ["transcription", "text"]
+    assert body["embedding_comparable_with"] == ["transcription"]
     assert "metadata" not in body
     assert "usage" not in body
 
@@ -93,7 +89,32 @@ def test_an_image_finds_its_scene_and_a_text_beside_it_its_passage(emulator, fol
         both = ask(emulator, "text_image", {"media_source": source, "input_text": words})
         assert int(np.argmax(rows @ vector(both))) == number
         assert vector(both) @ embed_query(words) > 0.6
-        assert both.json()["embedding_comparable_with"] == ["visual", "transcription", "text"]
+        assert both.json()["embedding_comparable_with"] == ["visual", "transcription"]
+
+
+def test_an_image_is_asked_about_from_every_kind_of_source(emulator, folder):
+    path = folder / "0.png"
+    with path.open("rb") as file:
+        form = {"data": {"method": "direct"}, "files": {"file": ("0.png", file)}}
+        asset_id = emulator.http.post("/assets", **form).json()["_id"]
+    for _ in range(500):
+        asset = emulator.http.get(f"/assets/{asset_id}").json()
+        if asset["status"] != "processing":
+            break
+        time.sleep(0.02)
+    assert (asset["status"], asset["technical_metadata"]["image_format"]) == ("ready", "png")
+    assert "duration" not in asset
+    assert emulator.http.get("/assets", params={"asset_types": "image"}).json()["page_info"]["total_results"] == 1
+    answers = [
+        ask(emulator, "image", {"media_source": source})
+        for source in (
+            {"url": path.as_uri()},
+            {"asset_id": asset_id},
+            {"base64_string": base64.b64encode(path.read_bytes()).decode()},
+        )
+    ]
+    assert np.ptp([vector(answer) for answer in answers], axis=0).max() == 0
+    assert answers[1].json()["metadata"]["input_filename"] == "0.png"
 
 
 def test_a_film_is_embedded_as_a_task_would(emulator, folder):
@@ -124,21 +145,11 @@ def test_several_media_are_one_vector_near_each_of_them(emulator, folder):
         {**stills[0], "name": "place"},
         {"media_type": "video", "url": (folder / "film.mp4").as_uri()},
         {"media_type": "audio", "base64_string": base64.b64encode((folder / "short.wav").read_bytes()).decode()},
-        {"media_type": "document", "url": (folder / "notes.txt").as_uri()},
     ]
     answer = multi(emulator, "ships in <@place>", *sources, embedding_dimension=128)
     assert vector(answer).shape == (128,)
     assert set(answer.json()["usage"]["input_tokens"]) == {"image", "video", "audio", "text"}
-    assert set(answer.json()["embedding_comparable_with"]) == {"visual", "audio", "text", "transcription"}
-
-
-def test_documents_alone_are_embedded_by_their_pages_or_their_words(emulator, folder):
-    text = multi(emulator, None, {"media_type": "document", "url": (folder / "notes.txt").as_uri()})
-    assert vector(text) == pytest.approx(embed_query("The harbour freezes over."), abs=1e-6)
-    pages = multi(emulator, None, {"media_type": "document", "url": (folder / "report.pdf").as_uri()})
-    assert vector(pages).shape == (512,)
-    assert pages.json()["usage"]["input_tokens"] == {"document": 256}
-    assert pages.json()["embedding_comparable_with"] == ["visual"]
+    assert set(answer.json()["embedding_comparable_with"]) == {"visual", "audio", "transcription"}
 
 
 def test_uncertainty_comes_with_text_alone_and_with_media_alone(emulator, folder):
@@ -163,7 +174,6 @@ CODES = {("long.wav", "audio"): "video_duration_too_long", ("notes.txt", "video"
     ("name", "kind", "status", "message"),
     [
         ("long.wav", "audio", 400, "Duration (35.0 seconds) exceeds maximum limit of 30 seconds (0 minutes)"),
-        ("many pages.pdf", "document", 413, "Document (17 pages) exceeds maximum limit of 16 pages"),
         ("notes.txt", "image", 400, "We could not process your media for embedding."),
         ("notes.txt", "video", 400, "We could not process your media for embedding."),
         ("absent.png", "image", 400, "failed to fetch or materialize source media"),
@@ -187,17 +197,6 @@ def test_a_medium_of_more_than_32_megabytes_is_too_large(emulator, folder, tmp_p
     assert (answer.status_code, answer.json()["error"]["message"]) == (
         413, "File size (32.0 MB) exceeds maximum limit of 32 MB",
     )  # fmt: skip
-
-
-def test_a_pdf_is_told_by_its_bytes_and_goes_with_nothing_else(emulator, folder):
-    still = {"media_type": "image", "url": (folder / "0.png").as_uri()}
-    answer = multi(emulator, "ships", still, {"media_type": "document", "url": (folder / "unnamed").as_uri()})
-    assert answer.status_code == 400
-    assert "a PDF must be the only source" in answer.text
-
-
-def test_a_text_that_begins_like_a_pdf_is_a_text(emulator):
-    assert vector(ask(emulator, "text", {"input_text": "%PDF-1.7 is how it begins"})).shape == (512,)
 
 
 def accept(kind: str, value: Any, model: str = "marengo3.0", **top: Any):
@@ -228,8 +227,10 @@ def accept(kind: str, value: Any, model: str = "marengo3.0", **top: Any):
         ("multi_input", {"media_sources": [VIDEO]}, "marengo3.0", {}, "multi_input.media_sources[0].media_type"),
         ("multi_input", {"media_sources": [{"media_type": "image"}]}, "marengo3.5", {}, f"{SOURCES}[0]"),
         ("multi_input", {"media_sources": [IMAGE, VIDEO]}, "marengo3.5", {}, "multi_input.input_text"),
-        ("multi_input", {"media_sources": [DOCUMENT], "input_text": "a"}, "marengo3.5", {}, SOURCES),
-        ("multi_input", {"media_sources": [DOCUMENT] * 2}, "marengo3.5", {}, SOURCES),
+        (
+            "multi_input", {"media_sources": [{**IMAGE, "media_type": "document"}]}, "marengo3.5", {},
+            "multi_input.media_sources[0].media_type",
+        ),
         ("multi_input", {"media_sources": [IMAGE], "input_text": "<@a>"}, "marengo3.5", {}, SOURCES),
         (
             "multi_input", {"media_sources": [{**IMAGE, "name": "a"}] * 2}, "marengo3.5", {},
@@ -238,10 +239,6 @@ def accept(kind: str, value: Any, model: str = "marengo3.0", **top: Any):
         ("multi_input", {"input_text": "a" * 8001}, "marengo3.5", {}, "multi_input.input_text"),
         (
             "multi_input", {"media_sources": [IMAGE], "input_text": "a"}, "marengo3.5",
-            {"embedding_uncertainty": True}, "embedding_uncertainty",
-        ),
-        (
-            "multi_input", {"media_sources": [DOCUMENT]}, "marengo3.5",
             {"embedding_uncertainty": True}, "embedding_uncertainty",
         ),
         ("multi_input", {"input_text": "a"}, "marengo3.5", {"auto_truncate": "yes"}, "auto_truncate"),
@@ -256,7 +253,7 @@ def test_a_refusal_names_the_field_at_fault(kind, value, model, top, field):
 entries = st.dictionaries(st.sampled_from(["media_type", "url", "asset_id", "base64_string", "name"]), json_values)
 media = st.dictionaries(
     st.sampled_from(["input_text", "media_source", "media_sources", "start_sec", "segmentation"]),
-    json_values | st.lists(entries | st.just(IMAGE) | st.just(DOCUMENT), max_size=3) | st.just(SOURCE["media_source"]),
+    json_values | st.lists(entries | st.just(IMAGE) | st.just(VIDEO), max_size=3) | st.just(SOURCE["media_source"]),
 )
 
 

@@ -109,8 +109,8 @@ def test_a_model_that_is_not_named_is_the_older_one():
             "video.embedding_type",
             "parameter_invalid",
         ),
-        ({"input_type": "image", "model_name": "marengo3.0"}, "input_type", "parameter_invalid"),
-        ({"input_type": "image", "model_name": "marengo3.5"}, "image", "parameter_not_provided"),
+        ({"input_type": "image", "model_name": "marengo3.5", "image": {}}, "input_type", "parameter_invalid"),
+        ({"input_type": "document", "model_name": "marengo3.5", "document": {}}, "input_type", "parameter_invalid"),
     ],
 )
 def test_a_refusal_names_the_field_at_fault(body, field, code):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -34,8 +34,6 @@ from embed_pipeline.emulator.engine.visual import PICTURES_PER_SEC, SIZE, descri
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.reformatter import VideoReformatter
-
-PictureSample: TypeAlias = tuple[npt.NDArray[np.uint8], ...]
 
 _MAX_CAPTIONS = 50_000
 _SETTLE_SEC = 2.0
@@ -77,7 +75,7 @@ class SignalEngine:
                 reading.close()
 
     def reading(self, path: Path, media: MediaStream, request: EmbedRequest) -> Reading:  # noqa: ARG002
-        """What takes in the parts of a file; an engine with more to see in a picture replaces it."""
+        """Return what takes in the parts of a file; a subclass replaces it."""
         return Reading(media, request)
 
     def transcript(self, path: Path, reading: Reading) -> tuple[list[Caption], str]:
@@ -160,12 +158,12 @@ class Reading:
         self._cuts = CutDetector() if dynamic and media.decodes_picture else None
         self._pauses = PauseDetector(media.start_sec) if dynamic and not media.decodes_picture else None
         if self._see:
-            self.tracks["visual"] = Track(self.embed_pictures, hold=True, uncertain=request.uncertainty)
+            self.tracks["visual"] = Track(embed_pictures, hold=True, uncertain=request.uncertainty)
         if "audio" in request.options and media.has_sound:
             self.tracks["audio"] = Track(embed_sound, hold=False, uncertain=request.uncertainty)
         self._spectrum, self._spectrum_time, self._sound_end = Spectrum(), 0.0, -math.inf
         self._blocks: list[FloatArray] = []
-        self._pictures: list[PictureSample] = []
+        self._pictures: list[npt.NDArray[np.uint8]] = []
         self._picture_times: list[float] = []
         self._next_picture = -math.inf
         self._picture_clock = self._sound_clock = media.start_sec
@@ -215,20 +213,8 @@ class Reading:
     def close(self) -> None:
         """Give back what was held besides memory."""
 
-    def sample(self, frame: VideoFrame) -> PictureSample:
-        """What is kept of a picture until it is described."""
-        return (self.shrink(frame, SIZE, SIZE),)
-
-    def describe(self, samples: list[PictureSample]) -> FloatArray:
-        """Features of pictures: float32 of shape (pictures, features)."""
-        return describe_pictures(np.stack([small for small, *_ in samples]))
-
     def hear(self, sound: Sound) -> None:
         """Take note of a stretch of sound, besides what becomes of it here."""
-
-    def embed_pictures(self, features: FloatArray) -> FloatArray:
-        """One vector for the features of a segment's pictures."""
-        return embed_pictures(features)
 
     def _settle(self) -> None:
         self._drain()
@@ -255,7 +241,7 @@ class Reading:
         if self._see and time >= self._next_picture - 1e-3:
             # On a grid of the file's own time, so that windows that begin elsewhere see the same pictures.
             self._next_picture = (math.floor(time * PICTURES_PER_SEC + 1e-3) + 1) / PICTURES_PER_SEC
-            self._pictures.append(self.sample(picture.frame))
+            self._pictures.append(self.shrink(picture.frame, SIZE, SIZE))
             self._picture_times.append(time)
 
     def _take_sound(self, sound: Sound) -> None:
@@ -270,7 +256,7 @@ class Reading:
 
     def _drain(self) -> None:
         if self._pictures:
-            for time, features in zip(self._picture_times, self.describe(self._pictures), strict=True):
+            for time, features in zip(self._picture_times, describe_pictures(np.stack(self._pictures)), strict=True):
                 self.tracks["visual"].add(time, 1 / PICTURES_PER_SEC, features[None, :])
             self._pictures, self._picture_times = [], []
         self._drain_sound()
