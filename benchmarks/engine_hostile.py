@@ -64,11 +64,15 @@ def main() -> None:
             return embedded(path, kind)
 
         def embedded(path: Path, kind: str) -> tuple[str, str, float, str]:
-            request = _IMAGE if arguments.stills else EmbedRequest(
-                "video",
-                ("visual", "audio", "transcription"),
-                ("clip", "asset"),
-                segmentation=Fixed(2.0) if rng.random() < 0.5 else Dynamic(2.0),
+            request = (
+                _IMAGE
+                if arguments.stills
+                else EmbedRequest(
+                    "video",
+                    ("visual", "audio", "transcription"),
+                    ("clip", "asset"),
+                    segmentation=Fixed(2.0) if rng.random() < 0.5 else Dynamic(2.0),
+                )
             )
             began = time.monotonic()
             try:

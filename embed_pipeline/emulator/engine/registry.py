@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embed_pipeline.emulator.engine.projection import shorten
+from embed_pipeline.emulator.engine.features.projection import shorten
 from embed_pipeline.emulator.engine.request import (
     EmbedRequest,
     Engine,

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from embed_pipeline.emulator.engine import cuts as cut_detection
 from embed_pipeline.emulator.engine.captions import clean_caption, sidecar_captions, spoken_in
-from embed_pipeline.emulator.engine.cuts import CutDetector
 from embed_pipeline.emulator.engine.failure import REQUEST_INVALID, UNPROCESSABLE, MediaFailure
-from embed_pipeline.emulator.engine.pauses import PauseDetector
+from embed_pipeline.emulator.engine.features.sound import FRAME_SEC, MELS, Spectrum, embed_sound
+from embed_pipeline.emulator.engine.features.text import embed_text
+from embed_pipeline.emulator.engine.features.visual import PICTURES_PER_SEC, SIZE, describe_pictures, embed_pictures
 from embed_pipeline.emulator.engine.request import (
     Dynamic,
     EmbedRequest,
@@ -23,13 +23,16 @@ from embed_pipeline.emulator.engine.request import (
     Progress,
     no_progress,
 )
-from embed_pipeline.emulator.engine.rows import answer
-from embed_pipeline.emulator.engine.segments import SegmentPlanner, Span
-from embed_pipeline.emulator.engine.sound import FRAME_SEC, MELS, Spectrum, embed_sound
+from embed_pipeline.emulator.engine.rows import Row, Track, answer
+from embed_pipeline.emulator.engine.segments import (
+    THUMB_HEIGHT,
+    THUMB_WIDTH,
+    CutDetector,
+    PauseDetector,
+    SegmentPlanner,
+    Span,
+)
 from embed_pipeline.emulator.engine.stream import Caption, MediaStream, Picture, Sound, open_media
-from embed_pipeline.emulator.engine.text import embed_text
-from embed_pipeline.emulator.engine.track import Row, Track
-from embed_pipeline.emulator.engine.visual import PICTURES_PER_SEC, SIZE, describe_pictures, embed_pictures
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -236,7 +239,7 @@ class Reading:
         time = max(picture.time, self._picture_clock) if self._picture_times else picture.time
         self._picture_clock = max(self._picture_clock, picture.end)
         if self._cuts is not None:
-            thumb = self.shrink(picture.frame, cut_detection.WIDTH, cut_detection.HEIGHT, "FAST_BILINEAR")
+            thumb = self.shrink(picture.frame, THUMB_WIDTH, THUMB_HEIGHT, "FAST_BILINEAR")
             self._cuts.add(time, thumb)
         if self._see and time >= self._next_picture - 1e-3:
             # On a grid of the file's own time, so that windows that begin elsewhere see the same pictures.

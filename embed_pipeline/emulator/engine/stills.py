@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embed_pipeline.emulator.engine.failure import REQUEST_INVALID, SOURCE_UNREACHABLE, UNPROCESSABLE, MediaFailure
-from embed_pipeline.emulator.engine.projection import shorten, unit
+from embed_pipeline.emulator.engine.features.projection import shorten, unit
 from embed_pipeline.emulator.engine.request import EmbedRequest, Engine, EngineLimits, EngineResult, FloatArray
 
 SIDE_PX = 1024

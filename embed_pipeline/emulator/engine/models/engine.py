@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from embed_pipeline.emulator.engine.captions import sidecar_captions
+from embed_pipeline.emulator.engine.features.projection import project, unit
+from embed_pipeline.emulator.engine.features.text import embed_text
 from embed_pipeline.emulator.engine.models.sentences import SentenceNetwork
 from embed_pipeline.emulator.engine.models.speech import Transcription, speech_weights
-from embed_pipeline.emulator.engine.projection import project, unit
 from embed_pipeline.emulator.engine.request import EmbedRequest, FloatArray
 from embed_pipeline.emulator.engine.signal import Reading, SignalEngine
 from embed_pipeline.emulator.engine.stream import Caption, MediaStream, Sound
-from embed_pipeline.emulator.engine.text import embed_text
 from embed_pipeline.errors import ConfigurationError
 
 _TEXT_SEED = 0x4D4F4454
