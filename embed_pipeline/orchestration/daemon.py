@@ -1,4 +1,4 @@
-"""The daemon's work in one process: ticks sensors and runs what they request, until nothing is left to do.
+"""In-process daemon: ticks sensors and runs what they request, until nothing is left to do.
 
 For the demo and for tests, where starting processes would cost more than the work. It goes through the definitions'
 own sensors, jobs and assets, in the order in which the daemon does: events, partitions, runs.
@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
 import dagster as dg
 
-from embed_pipeline.orchestration.names import PipelineNames
-from embed_pipeline.orchestration.signs_of_life import process_tags
+from embed_pipeline.orchestration.blueprint import PipelineNames
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -37,7 +35,7 @@ class Tick:
         return [words for run in self.runs if (words := failure_in_words(run)) is not None]
 
 
-class Driver:
+class InProcessDaemon:
     """Runs one pipeline's sensors and their requests in this process.
 
     Args:
@@ -62,15 +60,15 @@ class Driver:
         self._cursors: dict[str, str | None] = {}
 
     def discover(self) -> Tick:
-        """Tick ``media_discovery_sensor``."""
+        """Tick `media_discovery_sensor`."""
         return self.tick(self._names.plain("media_discovery_sensor"))
 
     def collect_ready(self) -> Tick:
-        """Tick ``embedding_ready_sensor``."""
+        """Tick `embedding_ready_sensor`."""
         return self.tick(self._names.plain("embedding_ready_sensor"))
 
     def refresh_table(self) -> Tick:
-        """Tick ``embeddings_table_sensor``."""
+        """Tick `embeddings_table_sensor`."""
         return self.tick(self._names.plain("embeddings_table_sensor"))
 
     def tick(self, sensor_name: str) -> Tick:
@@ -107,12 +105,9 @@ class Driver:
             ops: The configuration of its steps, by name.
         """
         self._on_run(job_name, tags)
-        run_id = str(uuid4())
         result = self._repository.get_job(job_name).execute_in_process(
             instance=self._instance,
-            run_id=run_id,
-            # From its first moment on it can be told whether its process lives.
-            tags={**tags, **process_tags(run_id, self._names)},
+            tags=tags,
             run_config={**_QUIET, "ops": dict(ops)} if ops else _QUIET,
             raise_on_error=False,
         )

@@ -1,8 +1,9 @@
-"""The component: a pipeline that another project adds in a few lines of YAML."""
+"""Definitions of one pipeline: built from a blueprint in Python, or by the component from a few lines of YAML."""
 
 # No deferred annotations here: Dagster derives the YAML's schema from the annotations.
 
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -10,15 +11,53 @@ from typing import Annotated, Any, TypeVar
 import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field
 
-from embed_pipeline.orchestration.blueprint import Blueprint
-from embed_pipeline.orchestration.environment import API_KEY_VARIABLES, BASE_URL_VARIABLES
-from embed_pipeline.orchestration.pipeline import build_definitions
-from embed_pipeline.orchestration.policy import PipelinePolicy
-from embed_pipeline.orchestration.resources import EmbedClientResource, EmbeddingStoreResource, MediaLibraryResource
-from embed_pipeline.orchestration.settings import EmbeddingSettings
-from embed_pipeline.orchestration.sources import Delivery
+from embed_pipeline.errors import ConfigurationError
+from embed_pipeline.orchestration.assets import build_assets
+from embed_pipeline.orchestration.blueprint import Blueprint, blueprint_metadata
+from embed_pipeline.orchestration.checks import build_task_checks
+from embed_pipeline.orchestration.environment import API_KEY_VARIABLES, BASE_URL_VARIABLES, first_variable
+from embed_pipeline.orchestration.jobs import build_daily_embedding_schedule, build_jobs
+from embed_pipeline.orchestration.resources import (
+    EmbedClientResource,
+    EmbeddingLedgerResource,
+    EmbeddingStoreResource,
+    MediaLibraryResource,
+)
+from embed_pipeline.orchestration.sensors import (
+    build_embedding_ready_sensor,
+    build_embeddings_table_sensor,
+    build_media_discovery_sensor,
+)
+from embed_pipeline.pipeline.settings import EmbeddingSettings, PipelinePolicy
+from embed_pipeline.pipeline.sources import Delivery
+from embed_pipeline.redaction import without_credentials
 
 _Attributes = TypeVar("_Attributes", bound=BaseModel | None)
+
+
+def build_definitions(blueprint: Blueprint) -> dg.Definitions:
+    """Build everything that Dagster loads for one pipeline: assets, jobs, sensors, the schedule and the resources.
+
+    Executors belong to the jobs; a code location's own executor and loggers stay what they are.
+    """
+    with warnings.catch_warnings():
+        # Backfill policies are marked as beta since 2023, and without them each media file would cost a run.
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        assets = build_assets(blueprint)
+    return dg.Definitions(
+        assets=assets,
+        asset_checks=[build_task_checks(blueprint)],
+        jobs=build_jobs(blueprint),
+        schedules=[build_daily_embedding_schedule(blueprint)],
+        sensors=[
+            build_media_discovery_sensor(blueprint=blueprint),
+            build_embedding_ready_sensor(blueprint=blueprint),
+            build_embeddings_table_sensor(blueprint=blueprint),
+        ],
+        resources=blueprint.resources,
+        # For whoever loads the code location to work on its pipelines, as the command line does.
+        metadata=blueprint_metadata(blueprint),
+    )
 
 
 def _described(resource: type[dg.ConfigurableResource[Any]], field: str) -> str:
@@ -73,19 +112,16 @@ class PlatformAttributes(BaseModel, dg.Resolvable):
         Args:
             environment: Tells which of the usual variables are set.
         """
-        variable = self.api_key_variable or next((name for name in API_KEY_VARIABLES if environment.get(name)), None)
-        base_url = self.base_url or next(
-            (environment[name] for name in BASE_URL_VARIABLES if environment.get(name)), ""
-        )
+        named = dg.EnvVar(self.api_key_variable) if self.api_key_variable else ""
         return EmbedClientResource(
-            api_key=dg.EnvVar(variable) if variable else "",
-            base_url=base_url,
+            api_key=named or first_variable(API_KEY_VARIABLES, environment),
+            base_url=self.base_url or first_variable(BASE_URL_VARIABLES, environment),
             **self.model_dump(exclude={"api_key_variable", "base_url"}),
         )
 
 
 class EmbedPipelineScaffolder(dg.Scaffolder[BaseModel]):
-    """Writes a ``defs.yaml`` that runs as it is: on a folder of media beside the project, against the emulator."""
+    """Writes a `defs.yaml` that runs as it is: on a folder of media beside the project, against the emulator."""
 
     def scaffold(self, request: dg.ScaffoldRequest[BaseModel]) -> None:
         """Write the file.
@@ -111,6 +147,18 @@ class EmbedPipelineComponent(dg.Component, dg.Model, dg.Resolvable):
         )
     )
     output: str = Field(description="The dataset: a folder (relative to the project) or an fsspec URL.")
+    ledger: str | None = Field(
+        None,
+        description=(
+            "The ledger's URL, without a password: sqlite:////path/ledger.db. Left out: ledger_variable, else a SQLite "
+            "file below a local output."
+        ),
+    )
+    ledger_variable: str = Field(
+        "EMBED_LEDGER",
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description="The environment variable that holds the ledger's URL, such as postgresql://user:password@host/db.",
+    )
     name: Annotated[
         str | None,
         dg.Resolver.default(
@@ -158,7 +206,7 @@ class EmbedPipelineComponent(dg.Component, dg.Model, dg.Resolvable):
     ] = Field([])
 
     def blueprint(self, project_root: Path, environment: Mapping[str, str]) -> Blueprint:
-        """The pipeline as a value; override it to change what the attributes do not reach.
+        """Return the pipeline's blueprint; override it to change what the attributes do not reach.
 
         Args:
             project_root: What relative folders are relative to.
@@ -171,6 +219,10 @@ class EmbedPipelineComponent(dg.Component, dg.Model, dg.Resolvable):
                 location=_within(project_root, self.media), include=self.include, exclude=self.exclude
             ),
             store=EmbeddingStoreResource(root=_within(project_root, self.output)),
+            ledger=EmbeddingLedgerResource(
+                url=_without_password(self.ledger, "ledger", "ledger_variable")
+                or first_variable((self.ledger_variable,), environment)
+            ),
             settings=self.settings,
             policy=self.policy or PipelinePolicy(submit_automatically=client.is_emulator),
             name=self.name,
@@ -179,7 +231,7 @@ class EmbedPipelineComponent(dg.Component, dg.Model, dg.Resolvable):
         )
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """The same definitions that ``build_definitions`` makes of a blueprint.
+        """Build the same definitions that `build_definitions` makes of a blueprint.
 
         Args:
             context: Where the component is.
@@ -190,3 +242,17 @@ class EmbedPipelineComponent(dg.Component, dg.Model, dg.Resolvable):
 def _within(project_root: Path, location: str) -> str:
     """A relative folder as one within the project; a URL or an absolute path as it is."""
     return location if "://" in location else str(project_root / location)
+
+
+def _without_password(url: str | None, field: str, instead: str) -> str:
+    """Return a URL that may be shown; Dagster's resource page shows it as it is.
+
+    Raises:
+        ConfigurationError: There is a password in it.
+    """
+    if url and "@" in url.partition("://")[2].partition("/")[0]:
+        raise ConfigurationError(
+            f"{field} ({without_credentials(url)}) holds a user or a password, which Dagster would show. Put the URL "
+            f"into an environment variable, and name that with {instead}."
+        )
+    return url or ""
