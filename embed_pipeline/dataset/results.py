@@ -174,10 +174,10 @@ def _complete_metadata(store: SegmentStore, file: SegmentFile, footer: pq.FileMe
     if footer.num_rows == 0:
         raise damaged(file.uri, "it holds not one segment")
     if not all(getattr(metadata, name) for name in _IDENTITY_COLUMNS):
-        table = store.read_file(file, columns=list(_IDENTITY_COLUMNS))
-        if table is None:
+        row = _first_row(store, file)
+        if row is None:
             return None
-        metadata = replace(metadata, **table.slice(0, 1).select(_IDENTITY_COLUMNS).to_pylist()[0])
+        metadata = replace(metadata, **row)
     try:
         expected = paths.segment_path(metadata.media, metadata.space, metadata.settings_digest)
     except DatasetError as error:
@@ -189,6 +189,24 @@ def _complete_metadata(store: SegmentStore, file: SegmentFile, footer: pq.FileMe
             f"{store.storage.uri(expected)}. Rename it, or delete it."
         )
     return metadata
+
+
+def _first_row(store: SegmentStore, file: SegmentFile) -> dict[str, Any] | None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    source = store.storage.open(file.path)
+    if source is None:
+        return None
+    with source:
+        try:
+            group = pq.ParquetFile(source).read_row_group(0, columns=list(_IDENTITY_COLUMNS))
+            row: dict[str, Any] = group.slice(0, 1).to_pylist()[0]
+        except (pa.ArrowException, OSError) as error:
+            raise damaged(file.uri, error) from None
+    if missing := set(_IDENTITY_COLUMNS).difference(row):
+        raise damaged(file.uri, f"it has no column {', '.join(sorted(missing))}")
+    return row
 
 
 def _footer_problem(file: SegmentFile, footer: pq.FileMetaData, rows: int | None) -> str | None:

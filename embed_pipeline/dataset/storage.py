@@ -306,7 +306,7 @@ class Storage:
         identity = next((str(details[key]) for key in ("ETag", "etag", "generation") if details.get(key)), None)
         if identity is None:
             # A renamed temporary file brings a new inode, so two writes within one clock tick still differ.
-            identity = f"{modified}-{details.get('ino', '')}"
+            identity = f"{seconds}-{details.get('ino', '')}"
         path = str(details["name"]).removeprefix(self._located[1]).lstrip("/")
         return StoredFile(
             path=path,
