@@ -1,10 +1,10 @@
-"""Snapshots of `embeddings_table`: which large files make up the table at one moment, and how that is recorded.
+"""Snapshots of `embeddings_table`: the large files that make up the table at one moment, and their record.
 
 Below the root::
 
     embeddings_table/manifest.json                      the current snapshot; swapped last
     embeddings_table/snapshots/<id>.json                the same for each snapshot that is kept, to roll back to
-    embeddings_table/snapshots/<id>.sources.parquet     which files of segments went into it, to build the next one from
+    embeddings_table/snapshots/<id>.sources.parquet     the files of segments that went into it
     embeddings_table/data/space=<space>/<id>-00000.parquet
 """
 
@@ -37,13 +37,13 @@ class SnapshotFile:
     Args:
         path: The Parquet file, relative to the dataset's root.
         space: The vector space of all its vectors.
-        rows: How many segments it holds.
-        media: How many results of media files it holds.
+        rows: The number of segments that it holds.
+        media: The number of results of media files that it holds.
         size_bytes: Its size.
         sha256: The hash of its bytes.
         first_media: The first partition key within; rows are sorted by it.
         last_media: The last partition key within.
-        schema_version: The version of the contract that it was written by.
+        schema_version: The version of the schema that it was written by.
     """
 
     path: str
@@ -73,12 +73,12 @@ class Snapshot:
 
     @property
     def rows(self) -> int:
-        """How many segments the table holds."""
+        """The number of segments in the table."""
         return sum(file.rows for file in self.files)
 
     @property
     def media(self) -> int:
-        """How many results of media files the table holds."""
+        """The number of results of media files in the table."""
         return sum(file.media for file in self.files)
 
     @property
@@ -107,7 +107,7 @@ class Snapshot:
         return f"{HISTORY}/{self.snapshot_id}.sources.parquet"
 
     def to_json(self) -> bytes:
-        """Returns the manifest."""
+        """Return the manifest."""
         spaces = {
             space: {
                 "rows": sum(file.rows for file in self.files if file.space == space),
@@ -131,7 +131,7 @@ class Snapshot:
 
     @classmethod
     def from_json(cls, data: bytes, path: str) -> Snapshot:
-        """Reads a manifest.
+        """Read a manifest.
 
         Args:
             data: The manifest.
@@ -153,7 +153,7 @@ class Snapshot:
         except (KeyError, TypeError, ValueError) as error:
             raise DatasetError(
                 f"{path} is no readable manifest ({type(error).__name__}: {error}). "
-                f"Roll back to an earlier snapshot in {HISTORY}/, or delete it and build the table again."
+                f"Roll back to one of the snapshots in {HISTORY}/, or delete it and build the table again."
             ) from None
 
 
@@ -163,7 +163,7 @@ class Source:
 
     Args:
         path: The Parquet file, relative to the root.
-        version: Tells whether it was replaced since.
+        version: Changes whenever the file is replaced.
         media: The partition key.
         settings_digest: The settings.
         space: The vector space.
@@ -181,13 +181,13 @@ class Source:
 
 
 def read_current(storage: Storage) -> Snapshot | None:
-    """Reads the current snapshot; None before the first."""
+    """Read the current snapshot; None before the first."""
     data = storage.read(MANIFEST)
     return None if data is None else Snapshot.from_json(data, storage.uri(MANIFEST))
 
 
 def read_kept(storage: Storage) -> list[Snapshot]:
-    """Reads all snapshots that are kept, oldest first."""
+    """Read all snapshots that are kept, oldest first."""
     kept = []
     for file in storage.files(HISTORY):
         name = file.path.rpartition("/")[2]
@@ -199,7 +199,7 @@ def read_kept(storage: Storage) -> list[Snapshot]:
 
 
 def read_sources(storage: Storage, snapshot: Snapshot) -> list[Source]:
-    """Reads which files of segments went into a snapshot; none if the list is lost, which costs a full rebuild."""
+    """Read the list of files that went into a snapshot; empty if it is lost, which costs a full rebuild."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -210,7 +210,7 @@ def read_sources(storage: Storage, snapshot: Snapshot) -> list[Source]:
 
 
 def publish(storage: Storage, snapshot: Snapshot, sources: Iterable[Source]) -> None:
-    """Records a snapshot whose files are all in place, and makes it the current one as the very last step."""
+    """Record a snapshot whose files are all in place, and make it the current one as the very last step."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

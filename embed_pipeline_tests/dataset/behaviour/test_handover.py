@@ -21,7 +21,7 @@ from embed_pipeline.dataset import (
 )
 from embed_pipeline_tests.dataset.values import make_segments
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "dataset.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "dataset.md"
 BLOCK = re.compile(
     r"^## (?P<chapter>[^\n]*)$|^### (?P<section>[^\n]*)$|^```(?P<kind>\w+)\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,

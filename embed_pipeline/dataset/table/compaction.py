@@ -1,4 +1,4 @@
-"""Compaction: the many small files of segments become few large ones, and only what changed is written again."""
+"""Compaction of the many small files of segments into few large ones; only changed parts are written again."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
 from typing import TYPE_CHECKING
 
-from embed_pipeline.dataset import codec, paths
-from embed_pipeline.dataset import snapshot as snapshots
-from embed_pipeline.dataset.reading import SegmentFilter, ahead, current_files
-from embed_pipeline.dataset.schema import FileFacts, segment_schema
-from embed_pipeline.dataset.snapshot import DATA, Snapshot, SnapshotFile, Source
+from embed_pipeline.dataset import paths
+from embed_pipeline.dataset.schema import FileMetadata, segment_schema
+from embed_pipeline.dataset.storage import prefetch
+from embed_pipeline.dataset.table import snapshot as snapshots
+from embed_pipeline.dataset.table.retention import retire
+from embed_pipeline.dataset.table.snapshot import DATA, Snapshot, SnapshotFile, Source
 from embed_pipeline.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -23,20 +25,20 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from embed_pipeline.dataset.encoding import ParquetEncoding
-    from embed_pipeline.dataset.store import EmbeddingDataset
+    from embed_pipeline.dataset.codec import ParquetEncoding
+    from embed_pipeline.dataset.store import SegmentFile, SegmentStore
 
 TARGET_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
 class CompactionPlan:
-    """What a compaction does.
+    """Work of a compaction.
 
     Args:
         kept: Files of the snapshot before that stay as they are.
         outputs: The files to write: for each, the sources whose rows it holds, in their order.
-        changed: Whether anything differs from the snapshot before.
+        changed: True if anything differs from the snapshot before.
     """
 
     kept: tuple[SnapshotFile, ...]
@@ -47,11 +49,11 @@ class CompactionPlan:
 def plan_compaction(
     files: Iterable[SnapshotFile], sources: Iterable[Source], live: Iterable[Source], target_bytes: int = TARGET_BYTES
 ) -> CompactionPlan:
-    """Decides which files of a snapshot stay and what the others become.
+    """Plan which files of a snapshot stay and how the others are written again.
 
-    A file stays unless one of its sources was replaced or is gone. What is new goes into new files together with the
-    rest of the files that do not stay; files below half the target join in, so that small ones never pile up. The work
-    is therefore at most the size of what is new, plus one file for each old file that was touched, plus half a file.
+    A file stays unless one of its sources was replaced or is gone. New sources go into new files together with the rest
+    of the files that do not stay; files below half the target join in, so that small ones never pile up. The work is
+    therefore at most the size of the new sources, plus one file for each old file that was touched, plus half a file.
 
     Args:
         files: The files of the snapshot before.
@@ -98,7 +100,7 @@ def plan_compaction(
 
 
 def compact(
-    dataset: EmbeddingDataset,
+    store: SegmentStore,
     *,
     keys: Collection[str] | Mapping[str, str] | None = None,
     settings_digest: str | None = None,
@@ -106,16 +108,16 @@ def compact(
     target_bytes: int = TARGET_BYTES,
     now: datetime | None = None,
 ) -> Snapshot:
-    """Builds the next snapshot of `embeddings_table`; readers go on with the one before until it is complete.
+    """Build the next snapshot of `embeddings_table`; readers go on with the one before until it is complete.
 
     Memory stays bounded by a few files of segments and one row group, whatever the size of the dataset.
 
     Args:
-        dataset: The dataset.
+        store: The dataset.
         keys: The partition keys whose segments belong into the table; None is all that have some. A mapping to digests
             of settings takes each media file's segments of these settings only.
         settings_digest: Only segments of these settings; None is all.
-        retain: How many snapshots are kept, the new one included.
+        retain: The number of snapshots that are kept, the new one included.
         target_bytes: The size that files should not exceed, in bytes; they are at least about half as large, the last
             one of a vector space excepted.
         now: The time to record; None is the present.
@@ -126,10 +128,10 @@ def compact(
     Raises:
         DatasetError: A file cannot be read or written; the snapshot before stays the current one.
     """
-    storage = dataset.storage
+    storage = store.storage
     before = snapshots.read_current(storage)
     known = [] if before is None else snapshots.read_sources(storage, before)
-    live = _live_sources(dataset, keys, settings_digest, {source.path: source.media for source in known})
+    live = _live_sources(store, keys, settings_digest, {source.path: source.media for source in known})
     plan = plan_compaction(before.files if before else (), known, live, target_bytes)
     if before is not None and not plan.changed:
         return before
@@ -141,65 +143,41 @@ def compact(
     sources = [source for source in known if source.file in stay]
     for number, output in enumerate(plan.outputs):
         path = f"{DATA}/space={output[0].space}/{snapshot_id}-{number:05}.parquet"
-        written, held = _write_output(dataset, path, output)
+        written, held = _write_output(store, path, output)
         if written is not None:
             files.append(written)
             sources += held
     files.sort(key=lambda file: (file.space, file.first_media, file.path))
     after = Snapshot(snapshot_id, moment.isoformat(), tuple(files))
     snapshots.publish(storage, after, sources)
-    retire(dataset, retain)
+    retire(storage, retain)
     return after
 
 
-def rollback(dataset: EmbeddingDataset, snapshot_id: str) -> Snapshot:
-    """Makes an earlier snapshot the current one again; the next compaction starts from it.
+def rollback(store: SegmentStore, snapshot_id: str) -> Snapshot:
+    """Make an earlier snapshot the current one again.
+
+    The next compaction brings the table up to the segments again, and starts from this snapshot.
+
 
     Args:
-        dataset: The dataset.
+        store: The dataset.
         snapshot_id: The snapshot.
 
     Raises:
         DatasetError: It is not kept any more.
     """
-    kept = snapshots.read_kept(dataset.storage)
+    kept = snapshots.read_kept(store.storage)
     for earlier in kept:
         if earlier.snapshot_id == snapshot_id:
-            dataset.storage.put(snapshots.MANIFEST, earlier.to_json())
+            store.storage.put(snapshots.MANIFEST, earlier.to_json())
             return earlier
     names = ", ".join(snapshot.snapshot_id for snapshot in kept) or "none"
     raise DatasetError(f"There is no snapshot {snapshot_id!r} to roll back to; there are: {names}.")
 
 
-def retire(dataset: EmbeddingDataset, retain: int) -> list[str]:
-    """Removes all but the newest snapshots and the current one, and the files that only they used.
-
-    Args:
-        dataset: The dataset.
-        retain: How many snapshots to keep, at least 1.
-
-    Returns:
-        The files that were removed, relative to the root.
-    """
-    storage = dataset.storage
-    kept = snapshots.read_kept(storage)
-    current = snapshots.read_current(storage)
-    staying = {snapshot.snapshot_id for snapshot in kept[-max(retain, 1) :]}
-    if current is not None:
-        staying.add(current.snapshot_id)
-    used = {file.path for snapshot in kept if snapshot.snapshot_id in staying for file in snapshot.files}
-    used.update(file.path for file in (current.files if current else ()))
-    removed = []
-    for old in kept:
-        if old.snapshot_id not in staying:
-            # Its manifest goes first: a snapshot that is listed is whole.
-            doomed = [old.history_path, old.sources_path, *(f.path for f in old.files if f.path not in used)]
-            removed += [path for path in doomed if storage.remove(path)]
-    return removed
-
-
 def _cut(sources: list[Source], target_bytes: int) -> Iterator[list[Source]]:
-    """Cuts one space's sources, in their order, into files of nearly equal size that hardly exceed the target."""
+    """Cut one space's sources, in their order, into files of nearly equal size that hardly exceed the target."""
     sources.sort(key=lambda source: (source.media, source.settings_digest))
     total = sum(source.size_bytes for source in sources)
     share = total / max(1, math.ceil(total / target_bytes))
@@ -216,39 +194,53 @@ def _cut(sources: list[Source], target_bytes: int) -> Iterator[list[Source]]:
 
 
 def _live_sources(
-    dataset: EmbeddingDataset,
+    store: SegmentStore,
     keys: Collection[str] | Mapping[str, str] | None,
     settings_digest: str | None,
-    known: dict[str, str],
+    known: Mapping[str, str],
 ) -> list[Source]:
     digests = keys if isinstance(keys, Mapping) else {}
-    names = None if keys is None else {paths.file_name(key): key for key in keys}
-    live = []
-    for file in current_files(dataset, SegmentFilter(settings_digest=settings_digest)):
-        media = names.get(file.name) if names is not None else known.get(file.path) or dataset.media_of(file)
-        if media is not None and digests.get(media, file.settings_digest) == file.settings_digest:
-            live.append(Source(file.path, file.version, media, file.settings_digest, file.space, file.size_bytes))
-    return live
+    wanted = None if keys is None else set(keys)
+
+    @cache
+    def names() -> dict[str, str]:
+        return {paths.file_name(key): key for key in wanted or ()}
+
+    def media_of(file: SegmentFile) -> str | None:
+        media = known.get(file.path) or paths.media_of(file.name)
+        if media is not None:
+            return media
+        # A name that was cut, or a file of another program, which is not opened where the keys are known.
+        return store.media_of(file) if wanted is None else names().get(file.name)
+
+    def source(file: SegmentFile) -> Source | None:
+        media = media_of(file)
+        if media is None or (wanted is not None and media not in wanted):
+            return None
+        if digests.get(media, file.settings_digest) != file.settings_digest:
+            return None
+        return Source(file.path, file.version, media, file.settings_digest, file.space, file.size_bytes)
+
+    listed = map(source, store.current_files(settings_digest=settings_digest))
+    return [found for found in listed if found is not None]
 
 
-def _write_output(
-    dataset: EmbeddingDataset, path: str, output: Sequence[Source]
-) -> tuple[SnapshotFile | None, list[Source]]:
+def _write_output(store: SegmentStore, path: str, output: Sequence[Source]) -> tuple[SnapshotFile | None, list[Source]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    storage, encoding = dataset.storage, dataset.encoding
+    storage, encoding = store.storage, store.encoding
     model, _, dimension = output[0].space.rpartition("-")
-    facts = FileFacts(model=model, dimension=int(dimension), space=output[0].space, settings={})
-    schema = segment_schema(facts.dimension, encoding.layout)
+    metadata = FileMetadata(model=model, dimension=int(dimension), space=output[0].space, settings={})
+    schema = segment_schema(metadata.dimension, encoding.layout)
     held: list[Source] = []
     absent = {field.name for field in schema if field.nullable}
     with storage.publishing(path) as temporary:
         # A column of which no row has a value is left out; that none has is only known at the end.
         while True:
             held.clear()
-            groups = _row_groups(_tables(dataset, output, held), encoding.row_group_rows)
-            present = pa.schema([field for field in schema if field.name not in absent], facts.to_metadata())
+            groups = _row_groups(_tables(store, output, held), encoding.row_group_rows)
+            present = pa.schema([field for field in schema if field.name not in absent], metadata.encode())
             needed = _write_rows(temporary, present, groups, encoding)
             if not needed:
                 break
@@ -263,13 +255,13 @@ def _write_output(
         return None, []
     kept = [replace(source, file=path) for source in held]
     written = SnapshotFile(
-        path, facts.space, rows, len(held), size, sha256, first_media=held[0].media, last_media=held[-1].media
+        path, metadata.space, rows, len(held), size, sha256, first_media=held[0].media, last_media=held[-1].media
     )
     return written, kept
 
 
 def _write_rows(target: Path, schema: pa.Schema, groups: Iterable[pa.Table], encoding: ParquetEncoding) -> set[str]:
-    """Writes row groups; stops where a column that `schema` lacks has values, and returns its name."""
+    """Write row groups; stop where columns that `schema` lacks have values, and return their names."""
     import pyarrow.parquet as pq
 
     order = pq.SortingColumn.from_ordering(schema, [("media", "ascending"), ("settings_digest", "ascending")])
@@ -282,21 +274,21 @@ def _write_rows(target: Path, schema: pa.Schema, groups: Iterable[pa.Table], enc
     return set()
 
 
-def _tables(dataset: EmbeddingDataset, output: Sequence[Source], held: list[Source]) -> Iterator[pa.Table]:
-    """Reads the sources in their order and notes in `held` which of them were still there."""
+def _tables(store: SegmentStore, output: Sequence[Source], held: list[Source]) -> Iterator[pa.Table]:
+    """Read the sources in their order and note in `held` those that were still there."""
 
     def read(source: Source) -> tuple[Source, pa.Table | None]:
-        data = dataset.storage.read(source.path)
-        return source, None if data is None else codec.decode(data, dataset.storage.uri(source.path))[0]
+        found = store.read_path(source.path)
+        return source, None if found is None else found[0]
 
-    for source, table in ahead(read, output):
+    for source, table in prefetch(read, output):
         if table is not None:
             held.append(source)
             yield table
 
 
 def _row_groups(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """Regroups tables into ones of exactly `rows` rows, the last one excepted."""
+    """Regroup tables into ones of exactly `rows` rows, the last one excepted."""
     import pyarrow as pa
 
     waiting: list[pa.Table] = []

@@ -5,11 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from embed_pipeline_tests.dataset.crashing import killed_at_every_step
+from embed_pipeline_tests.dataset.behaviour.crashing import killed_at_every_step
 
 CHECK = """
 import sys
-from embed_pipeline_tests.dataset.test_torn_writes import check_whole
+from embed_pipeline_tests.dataset.behaviour.test_torn_writes import check_whole
 from embed_pipeline.dataset import EmbeddingDataset
 for line in sys.stdin:
     dataset = EmbeddingDataset(sys.argv[1])

@@ -8,8 +8,8 @@ import pytest
 
 from embed_pipeline.dataset import EmbeddingDataset, MediaOutcome, MediaQuery, nearest, read_embeddings
 from embed_pipeline.errors import DatasetError
-from embed_pipeline_tests.dataset.crashing import write_generation
-from embed_pipeline_tests.dataset.test_torn_writes import check_whole, read_while_killed
+from embed_pipeline_tests.dataset.behaviour.crashing import write_generation
+from embed_pipeline_tests.dataset.behaviour.test_torn_writes import check_whole, read_while_killed
 from embed_pipeline_tests.dataset.values import DIGEST, make_segments
 
 pytest.importorskip("moto", reason="the S3 server comes with the extra `dev`")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -10,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embed_pipeline.dataset import EmbeddingDataset, ParquetEncoding, SnapshotFile, read_embeddings
-from embed_pipeline.dataset.compaction import compact, plan_compaction
-from embed_pipeline.dataset.snapshot import Source
+from embed_pipeline.dataset.table import compaction
+from embed_pipeline.dataset.table.compaction import compact, plan_compaction
+from embed_pipeline.dataset.table.snapshot import Source
 from embed_pipeline.errors import DatasetError
 from embed_pipeline_tests.dataset.values import DIGEST, make_segments
 
@@ -112,17 +112,6 @@ def test_a_file_holds_one_space_only_and_the_reader_refuses_to_mix(dataset):
     assert len(read_embeddings(dataset, source="snapshot", space="signal-2-8")) == 27
 
 
-def test_old_snapshots_stay_until_retention_takes_them(dataset):
-    ids = []
-    for key in KEYS[:4]:
-        fill(dataset, [key])
-        ids.append(dataset.compact(retain=2).snapshot_id)
-    assert [snapshot.snapshot_id for snapshot in dataset.snapshots()] == ids[-2:]
-    used = {file.path for snapshot in dataset.snapshots() for file in snapshot.files}
-    stored = {file.path for file in dataset.storage.files("embeddings_table/data/space=marengo3.0-8")}
-    assert stored == used
-
-
 def test_a_snapshot_can_be_rolled_back_to_and_built_upon(dataset):
     fill(dataset, KEYS[:1])
     first = dataset.compact()
@@ -135,45 +124,8 @@ def test_a_snapshot_can_be_rolled_back_to_and_built_upon(dataset):
         dataset.rollback("gone")
 
 
-def test_a_crash_before_the_manifest_leaves_the_old_snapshot_and_is_swept(tmp_path, monkeypatch):
-    dataset = EmbeddingDataset(str(tmp_path))
-    fill(dataset, KEYS[:2])
-    before = dataset.compact()
-    fill(dataset, KEYS[2:])
-    monkeypatch.setattr("embed_pipeline.dataset.snapshot.publish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        dataset.compact()
-    monkeypatch.undo()
-    assert dataset.snapshot() == before
-    assert dataset.sweep() == []
-    orphans = dataset.sweep(now=datetime.now(UTC) + timedelta(days=2))
-    assert len(orphans) == 1
-    assert orphans[0].startswith("embeddings_table/data/")
-    assert len(read_embeddings(dataset, source="snapshot")) == before.rows
-
-
-def test_sweeping_takes_leftovers_and_nothing_else(tmp_path):
-    dataset = EmbeddingDataset(str(tmp_path))
-    # What a crash between the new file and the removal of the old one leaves behind.
-    EmbeddingDataset(str(tmp_path / "elsewhere")).write(make_segments(KEYS[0], model_name="signal-2"))
-    fill(dataset)
-    (tmp_path / "elsewhere" / "segments" / "space=signal-2-8").rename(tmp_path / "segments" / "space=signal-2-8")
-    dataset.compact()
-    folder = tmp_path / "segments" / "space=marengo3.0-8" / f"settings={DIGEST}"
-    for place in (folder, tmp_path / "embeddings_table", tmp_path):
-        (place / ".writing-0123.tmp").write_bytes(b"half")
-    before = rows_of(dataset, "segments")
-    removed = dataset.sweep(now=datetime.now(UTC) + timedelta(days=2))
-    assert len(removed) == 4
-    assert sum(path.endswith(".tmp") for path in removed) == 3
-    assert rows_of(dataset, "segments") == before
-    assert rows_of(dataset, "snapshot") == before
-
-
 def test_a_source_that_is_deleted_while_the_table_is_built_is_left_out(dataset, monkeypatch):
     fill(dataset)
-    from embed_pipeline.dataset import compaction
-
     listed = compaction._live_sources
 
     def list_then_delete(*args):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from embed_pipeline.dataset import EmbeddingDataset, read_embeddings
-from embed_pipeline_tests.dataset.crashing import KEYS, write_generation
+from embed_pipeline_tests.dataset.behaviour.crashing import KEYS, write_generation
 
 
 def check_whole(dataset, source, generations=None):
@@ -25,7 +25,14 @@ def check_whole(dataset, source, generations=None):
 
 def read_while_killed(dataset, kills, seconds):
     """Reads in a loop while a writer is killed again and again; returns how often each was done."""
-    command = [sys.executable, "-m", "embed_pipeline_tests.dataset.crashing", dataset.root, str(kills), str(seconds)]
+    command = [
+        sys.executable,
+        "-m",
+        "embed_pipeline_tests.dataset.behaviour.crashing",
+        dataset.root,
+        str(kills),
+        str(seconds),
+    ]
     reads = 0
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -60,7 +67,7 @@ def test_a_crash_at_any_step_leaves_the_old_or_the_new(tmp_path):
     dataset = EmbeddingDataset(str(tmp_path))
     write_generation(dataset, 0)
     dataset.compact()
-    command = [sys.executable, "-m", "embed_pipeline_tests.dataset.crash_steps", str(tmp_path)]
+    command = [sys.executable, "-m", "embed_pipeline_tests.dataset.behaviour.crash_steps", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     # Two files of segments, a table, its sources and two manifests: each is opened, synced and renamed.

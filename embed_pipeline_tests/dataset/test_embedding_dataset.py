@@ -1,5 +1,3 @@
-"""Whose dataset it is."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -33,7 +31,7 @@ def test_a_renamed_pipeline_has_it_once_the_note_is_deleted(tmp_path: Path) -> N
 def test_a_file_of_that_name_that_tells_no_pipeline_is_not_replaced(tmp_path: Path, written: bytes) -> None:
     (tmp_path / "pipeline.json").write_bytes(written)
 
-    with pytest.raises(DatasetError, match=r"pipeline\.json does not tell .* delete that file"):
+    with pytest.raises(DatasetError, match=r"pipeline\.json does not name the pipeline .* delete that file"):
         EmbeddingDataset(str(tmp_path)).claim("films")
     assert (tmp_path / "pipeline.json").read_bytes() == written
 
