@@ -11,14 +11,12 @@ import pytest
 
 from embed_pipeline.client import (
     InvalidRequestError,
-    MediaFacts,
     PollPolicy,
     Upload,
     UploadError,
     WaitTimeoutError,
-    choose_source,
 )
-from embed_pipeline.client.assets import unique_filename
+from embed_pipeline.client.assets.operations import unique_filename
 from embed_pipeline_tests.client.scripted_server import Handler, ScriptedServer, answering, resetting
 
 OFTEN = PollPolicy(initial_sec=0.02, max_sec=0.05)
@@ -265,38 +263,6 @@ def test_names_stay_within_255_characters():
     assert len(name) == 255
     assert name.endswith(".mp4")
     assert name != unique_filename(Path("x" * 300 + ".mp4"))
-
-
-@pytest.mark.parametrize(
-    ("facts", "kind"),
-    [
-        ({"public_url": "https://m.example/a.mp4", "can_presign": True, "size": 1}, "url"),
-        ({"can_presign": True, "size": 1}, "presigned_url"),
-        ({"size": 200_000_000}, "direct_upload"),
-        ({"size": 200_000_001}, "multipart_upload"),
-        ({"size": 36_000_000, "can_upload": False}, "base64"),
-    ],
-)
-def test_the_first_open_road_is_taken(facts, kind):
-    assert choose_source(MediaFacts(input_type="video", **facts), allow_base64=True) == kind
-
-
-@pytest.mark.parametrize(
-    ("facts", "why"),
-    [
-        ({"size": 10_000_000_001}, "10000000001 bytes"),
-        ({"size": 0}, "empty"),
-        ({}, "size"),
-        ({"size": 1, "readable": False}, "cannot be read here"),
-        ({"size": 1, "can_upload": False}, "allow_base64"),
-        ({"public_url": "https://www.youtube.com/watch?v=x"}, "youtube.com"),
-        ({"public_url": "s3://bucket/key?sig=topsecret"}, "http"),
-    ],
-)
-def test_where_no_road_is_open_the_reason_is_given(facts, why):
-    with pytest.raises(InvalidRequestError, match=why) as raised:
-        choose_source(MediaFacts(input_type="video", **facts))
-    assert "topsecret" not in str(raised.value)
 
 
 def test_an_upload_of_nothing_is_refused(client, tmp_path):

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from embed_pipeline.client.assets import create_once
 from embed_pipeline.client.errors import ApiError, ConnectionFailedError, InvalidRequestError, UploadError
 from embed_pipeline.client.exchange import (
     Call,
@@ -21,6 +20,7 @@ from embed_pipeline.client.exchange import (
     Session,
     Together,
     back_off,
+    create_once,
     path_segment,
     read,
     transmit,

@@ -20,6 +20,7 @@ from embed_pipeline.client.errors import (
     TooManyRequestsError,
     UploadError,
     WaitTimeoutError,
+    classify_failure,
 )
 from embed_pipeline.client.exchange import (
     Flow,
@@ -28,20 +29,15 @@ from embed_pipeline.client.exchange import (
     Reply,
     RequestOptions,
     Session,
-    admit,
-    back_off,
+    create_once,
     path_segment,
     pause,
     read,
-    transmit,
-    with_options,
 )
-from embed_pipeline.client.failures import classify_failure
-from embed_pipeline.client.limits import UPLOAD
+from embed_pipeline.client.limits import PollPolicy
 from embed_pipeline.client.listing import Page, Walk, check_page_limit, parse_page
 from embed_pipeline.client.requests import MediaSource
 from embed_pipeline.client.responses import PageInfo, ResponseModel
-from embed_pipeline.client.waiting import PollPolicy
 
 DIRECT_UPLOAD_BYTES = 200_000_000
 AssetMethod = Literal["direct", "url"]
@@ -147,31 +143,6 @@ def create_asset(
 
     request = Outgoing(method="POST", path="assets", form=form)
     return (yield from create_once(session, request, lambda reply: parse_page(Asset, reply), options))
-
-
-def create_once(
-    session: Session, request: Outgoing, parse: Callable[[Reply], T], options: RequestOptions | None
-) -> Flow[T]:
-    """Sends what creates something that costs no money: again only where nothing was created."""
-    request, policy = with_options(request, options), session.policy(options)
-    attempt = 0
-    while True:
-        attempt += 1
-        yield from admit(session, policy, UPLOAD)
-        try:
-            reply = yield from transmit(session, request)
-        except ConnectionFailedError as failed:
-            again = policy.retry_connection_errors and not failed.sent
-            yield from back_off(session, policy, attempt, failed, again=again)
-            continue
-        session.budget.learn(UPLOAD, reply.headers, session.monotonic())
-        if reply.succeeded:
-            return parse(reply)
-        error = session.error(reply, request.doing)
-        if reply.status_code == 429:
-            wait = error.retry_after_sec if error.retry_after_sec is not None else policy.delay(attempt)
-            session.budget.hold(UPLOAD, session.monotonic() + wait)
-        yield from back_off(session, policy, attempt, error, again=reply.status_code in policy.create_statuses)
 
 
 def retrieve_asset(session: Session, asset_id: str, options: RequestOptions | None = None) -> Flow[Asset]:
