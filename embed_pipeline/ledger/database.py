@@ -291,7 +291,9 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 def _sentence(error: exc.DBAPIError) -> str:
     """Return the driver's words with what to do; the statement and its values are left out."""
-    words = " ".join(str(error.orig).split()).rstrip(".?")
+    # PostgreSQL's details repeat the row.
+    primary = getattr(getattr(error.orig, "diag", None), "message_primary", None)
+    words = " ".join(str(primary or error.orig).split()).rstrip(".?")
     advice = (
         ("readonly", "Make the file and its folder writable"),
         ("unable to open", "Check that its folder exists and is writable"),
