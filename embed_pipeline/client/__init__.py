@@ -73,6 +73,7 @@ from embed_pipeline.client.responses import (
     TasksCreateResponse,
 )
 from embed_pipeline.client.retries import RetryPolicy
+from embed_pipeline.client.search import CreateSearch, CreateSearchResult, SourceRef
 from embed_pipeline.client.sources import MediaFacts, SourceKind, choose_source
 from embed_pipeline.client.waiting import PollPolicy, Progress, progress_bar
 
@@ -95,6 +96,8 @@ __all__ = [
     "ClientStats",
     "ConflictError",
     "ConnectionFailedError",
+    "CreateSearch",
+    "CreateSearchResult",
     "CreateTaskRequest",
     "Culprit",
     "DocumentInputRequest",
@@ -129,6 +132,7 @@ __all__ = [
     "RetryPolicy",
     "Segments",
     "SourceKind",
+    "SourceRef",
     "SyncPager",
     "TaskFailedError",
     "TasksCreateResponse",

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import datetime
 
-from embed_pipeline.client.creating import create_task
+from embed_pipeline.client.create import create_task
 from embed_pipeline.client.drivers import AsyncioDriver
 from embed_pipeline.client.exchange import RequestOptions, Session
-from embed_pipeline.client.finding import find_tasks, retrieve_task
-from embed_pipeline.client.listing import walk_tasks
+from embed_pipeline.client.listing import retrieve_task, walk_tasks
 from embed_pipeline.client.pager import AsyncPager
 from embed_pipeline.client.requests import (
     AudioInputRequest,
@@ -21,6 +20,7 @@ from embed_pipeline.client.requests import (
     VideoInputRequest,
 )
 from embed_pipeline.client.responses import EmbeddingTaskResponse, MediaEmbeddingTask, TasksCreateResponse
+from embed_pipeline.client.search import CreateSearch, CreateSearchResult, KnownTasks, find_created, find_tasks
 from embed_pipeline.client.tasks import OMIT, create_request
 from embed_pipeline.client.waiting import DEFAULT_WAIT_SEC, PollPolicy, ProgressCallback, TaskWait, succeeded
 
@@ -109,6 +109,16 @@ class AsyncTasksClient:
                 options=request_options,
             )
         )
+
+    async def find_created(
+        self,
+        searches: Sequence[CreateSearch],
+        *,
+        known: KnownTasks | None = None,
+        request_options: RequestOptions | None = None,
+    ) -> builtins.list[CreateSearchResult]:
+        """Search the list, once, for tasks that creates with an unknown outcome may have made."""
+        return await self._driver.run(find_created(self._session, searches, known=known, options=request_options))
 
     async def as_completed(
         self,

@@ -11,7 +11,7 @@ from embed_pipeline.client.asset_clients import AssetsClient, MultipartUploadCli
 from embed_pipeline.client.async_asset_clients import AsyncAssetsClient, AsyncMultipartUploadClient
 from embed_pipeline.client.async_tasks import AsyncTasksClient
 from embed_pipeline.client.drivers import AsyncioDriver, ThreadDriver, connection_limits, read_timeout
-from embed_pipeline.client.exchange import ClientStats, Session
+from embed_pipeline.client.exchange import ClientStats, CreateRegistry, Session
 from embed_pipeline.client.limits import Budget, Limits
 from embed_pipeline.client.retries import RetryPolicy
 from embed_pipeline.client.tasks import TasksClient
@@ -37,6 +37,7 @@ def _session(
     base_url: str | None,
     retries: RetryPolicy | None,
     limits: Limits | Budget | str | None,
+    timeout: float | httpx.Timeout,
 ) -> Session:
     # What is passed in counts, even if it is empty: falling back to the platform's address would cost money.
     key = api_key.strip() if api_key is not None else _from_environment(_KEY_NAMES)
@@ -53,7 +54,14 @@ def _session(
     if isinstance(limits, str):
         limits = Limits.plan(limits)
     budget = limits if isinstance(limits, Budget) else Budget.shared(url, key, limits or Limits())
-    return Session(base_url=url, api_key=key, retries=retries or RetryPolicy(), budget=budget)
+    return Session(
+        base_url=url,
+        api_key=key,
+        retries=retries or RetryPolicy(),
+        budget=budget,
+        deadline_sec=timeout if isinstance(timeout, int | float) else timeout.read,
+        registry=CreateRegistry.shared(url, key),
+    )
 
 
 @dataclass(frozen=True)
@@ -107,7 +115,7 @@ class EmbedClient:
         import httpx
 
         guard_httpx_log()
-        self._session = _session(api_key, base_url, retries, limits)
+        self._session = _session(api_key, base_url, retries, limits, timeout)
         self._owns_http = http_client is None
         self._http = http_client or httpx.Client(timeout=read_timeout(timeout), limits=connection_limits())
         driver = ThreadDriver(self._session, self._http)
@@ -176,7 +184,7 @@ class AsyncEmbedClient:
         import httpx
 
         guard_httpx_log()
-        self._session = _session(api_key, base_url, retries, limits)
+        self._session = _session(api_key, base_url, retries, limits, timeout)
         self._owns_http = http_client is None
         self._http = http_client or httpx.AsyncClient(timeout=read_timeout(timeout), limits=connection_limits())
         driver = AsyncioDriver(self._session, self._http)

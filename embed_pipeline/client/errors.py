@@ -104,10 +104,17 @@ class UnreadableResponseError(ApiError):
 
 
 class AmbiguousCreateError(ApiError):
-    """It is not known whether a create made a task, and sending it again might pay twice.
+    """Unknown outcome of a create: a task may exist, and sending it again might pay twice.
 
-    Look for the task with ``tasks.find`` before you create it again.
+    Look for the task with ``tasks.find`` or ``tasks.find_created`` before you create it again.
+
+    Args:
+        in_doubt_sec: How long from now the platform may still carry the request out, in seconds.
     """
+
+    def __init__(self, message: str, *, in_doubt_sec: float = 0.0, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.in_doubt_sec = in_doubt_sec
 
 
 class RetryLaterError(TooManyRequestsError):

@@ -7,14 +7,15 @@ done (:class:`Send`, :class:`Pause`, :class:`Call`, :class:`Together`) and is se
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypedDict, TypeVar
+from typing import Any, ClassVar, TypedDict, TypeVar
 from urllib.parse import quote
 
 from embed_pipeline.client.errors import (
@@ -31,6 +32,8 @@ from embed_pipeline.redaction import without_credentials
 T = TypeVar("T")
 Flow = Generator[Any, Any, T]
 _CLOCK_GOOD_FOR_SEC = 10.0
+_CLAIM_KEPT_SEC = 86400.0
+_UNKNOWN_KEPT = 10_000
 Form = dict[str, tuple[Any, ...]]
 
 
@@ -46,6 +49,8 @@ class RequestOptions(TypedDict, total=False):
             raises ends the call with nothing more sent. Must not block for long.
         max_wait_sec: The longest single wait, in seconds, that the platform or a limit may ask for in this call; beyond
             it :class:`RetryLaterError` says when to come back.
+        resend_unknown: For ``create``: False ends the call with :class:`AmbiguousCreateError` after an attempt with an
+            unknown outcome and one look into the list, instead of settling it and sending again. True by default.
     """
 
     timeout_in_seconds: float
@@ -54,6 +59,7 @@ class RequestOptions(TypedDict, total=False):
     additional_query_parameters: Mapping[str, str]
     before_attempt: Callable[[], None]
     max_wait_sec: float
+    resend_unknown: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +170,89 @@ class ClientStats:
     adopted: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class UnknownCreate:
+    """A create that may have made a task although nobody received its answer.
+
+    Args:
+        since: When its first attempt was sent, by our clock, UTC.
+        in_doubt_until: Until when the platform may still carry it out, by the monotonic clock.
+    """
+
+    since: datetime
+    in_doubt_until: float
+
+
+class CreateRegistry:
+    """Creates of this process: tasks that belong to a caller already, and creates whose outcome nobody learnt.
+
+    It is shared by all clients of the process with the same address and key. Safe to use from many threads.
+    """
+
+    _shared: ClassVar[dict[tuple[str, str], CreateRegistry]] = {}
+    _shared_lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._claimed: dict[str, float] = {}
+        self._unknown: dict[str, list[UnknownCreate]] = {}
+
+    @classmethod
+    def shared(cls, base_url: str, api_key: str) -> CreateRegistry:
+        """Return the process's one registry for this platform and key. The key itself is not kept."""
+        who = (base_url, hashlib.sha256(api_key.encode()).hexdigest())
+        with cls._shared_lock:
+            return cls._shared.setdefault(who, cls())
+
+    def claim_all(self, task_ids: Iterable[str]) -> None:
+        """Mark tasks as belonging to a caller."""
+        now = time.monotonic()
+        with self._lock:
+            self._claimed.update(dict.fromkeys(task_ids, now))
+            # Searches go back to the first attempt of a create; what is much older than any create can be forgotten.
+            while self._claimed:
+                oldest = next(iter(self._claimed))
+                if self._claimed[oldest] > now - _CLAIM_KEPT_SEC:
+                    break
+                del self._claimed[oldest]
+
+    def claim_free(self, task_ids: Sequence[str]) -> list[str]:
+        """Mark tasks as belonging to a caller, unless one of them already does: then mark none, and return those."""
+        with self._lock:
+            taken = [task_id for task_id in task_ids if task_id in self._claimed]
+            if not taken:
+                self._claimed.update(dict.fromkeys(task_ids, time.monotonic()))
+        return taken
+
+    def is_claimed(self, task_id: str) -> bool:
+        """Return True if a create or a search of this process already answered with this task."""
+        with self._lock:
+            return task_id in self._claimed
+
+    @property
+    def has_unknown(self) -> bool:
+        """True if any create with an unknown outcome is remembered."""
+        return bool(self._unknown)
+
+    def keep_unknown(self, key: str, unknown: UnknownCreate) -> None:
+        """Remember a create with an unknown outcome for the next create of the same source and settings."""
+        with self._lock:
+            self._unknown.setdefault(key, []).append(unknown)
+            while len(self._unknown) > _UNKNOWN_KEPT:
+                del self._unknown[next(iter(self._unknown))]
+
+    def take_unknown(self, key: str) -> UnknownCreate | None:
+        """Return the oldest create of this source and settings with an unknown outcome, and forget it; or None."""
+        with self._lock:
+            found = self._unknown.get(key)
+            if not found:
+                return None
+            unknown = found.pop(0)
+            if not found:
+                del self._unknown[key]
+            return unknown
+
+
 class Session:
     """What all operations of a client share. Safe to use from many threads.
 
@@ -172,6 +261,8 @@ class Session:
         api_key: Sent as ``x-api-key``; never shown.
         retries: What is tried again.
         budget: What may be spent.
+        deadline_sec: Deadline of an attempt, in seconds; None for none.
+        registry: The process's creates; one of its own by default.
         now: The wall clock, UTC.
         monotonic: A clock that never goes back, seconds.
         chance: A random number from 0 to 1.
@@ -184,6 +275,8 @@ class Session:
         api_key: str,
         retries: RetryPolicy,
         budget: Budget,
+        deadline_sec: float | None = None,
+        registry: CreateRegistry | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         monotonic: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
@@ -192,12 +285,13 @@ class Session:
         self.api_key = api_key
         self.retries = retries
         self.budget = budget
+        self.deadline_sec = deadline_sec
+        self.registry = registry or CreateRegistry()
         self.now = now
         self.monotonic = monotonic
         self.chance = chance
         self._lock = threading.Lock()
         self._counts: dict[str, float] = dict.fromkeys(ClientStats.__dataclass_fields__, 0)
-        self._claimed: set[str] = set()
         self._clock_offset_sec: float | None = None
         self._clock_read_again_at = -math.inf
 
@@ -231,19 +325,6 @@ class Session:
             self._clock_offset_sec = (date - self.now()).total_seconds()
             self._clock_read_again_at = self.monotonic() + _CLOCK_GOOD_FOR_SEC
 
-    def claim(self, task_id: str) -> bool:
-        """Marks a task as somebody's own; False if it already is."""
-        with self._lock:
-            if task_id in self._claimed:
-                return False
-            self._claimed.add(task_id)
-            return True
-
-    def is_claimed(self, task_id: str) -> bool:
-        """Whether a create of this client already answered with this task."""
-        with self._lock:
-            return task_id in self._claimed
-
     def policy(self, options: RequestOptions | None) -> RetryPolicy:
         """The retry policy of one call."""
         policy = self.retries
@@ -252,6 +333,10 @@ class Session:
         if options and "max_wait_sec" in options:
             policy = replace(policy, max_wait_sec=options["max_wait_sec"])
         return policy
+
+    def deadline_of(self, request: Outgoing) -> float | None:
+        """Return the deadline of one attempt, in seconds; None for none."""
+        return self.deadline_sec if request.timeout_sec is None else request.timeout_sec
 
     def error(self, reply: Reply, doing: str) -> ApiError:
         """The error that an answer stands for."""

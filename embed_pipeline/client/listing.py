@@ -10,9 +10,16 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
 
+from embed_pipeline.client.decoding import decode_task
 from embed_pipeline.client.errors import InvalidRequestError, UnreadableResponseError
-from embed_pipeline.client.exchange import Flow, Outgoing, Reply, RequestOptions, Session, read
-from embed_pipeline.client.responses import MediaEmbeddingTask, PageInfo, ResponseModel, TasksListResponse
+from embed_pipeline.client.exchange import Flow, Outgoing, Reply, RequestOptions, Session, path_segment, read
+from embed_pipeline.client.responses import (
+    EmbeddingTaskResponse,
+    MediaEmbeddingTask,
+    PageInfo,
+    ResponseModel,
+    TasksListResponse,
+)
 
 Item = TypeVar("Item", bound=ResponseModel)
 Body = TypeVar("Body", bound=ResponseModel)
@@ -178,3 +185,23 @@ def walk_tasks(
         return read(session, request, parse, options)
 
     return Walk(fetch, first_page=page or 1, page_limit=page_limit, bounded=ended_at is not None)
+
+
+def retrieve_task(session: Session, task_id: str, options: RequestOptions | None = None) -> Flow[EmbeddingTaskResponse]:
+    """Return one task with its result.
+
+    Raises:
+        NotFoundError: There is no such task, or its result is older than seven days.
+        UnreadableResponseError: A vector is missing, not finite, or differs in length from the others.
+    """
+
+    def parse(reply: Reply) -> EmbeddingTaskResponse:
+        try:
+            return decode_task(reply.content)
+        except UnreadableResponseError as error:
+            raise UnreadableResponseError(
+                f"Task {task_id}: {error.message}", passing=error.passing, status_code=reply.status_code
+            ) from None
+
+    request = Outgoing(method="GET", path=f"embed-v2/tasks/{path_segment(task_id)}")
+    return (yield from read(session, request, parse, options))

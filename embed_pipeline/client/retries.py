@@ -14,8 +14,9 @@ class RetryPolicy:
     """What is sent again, how often, and how long is waited in between.
 
     A create is resent only where nothing was created: after one of ``create_statuses``, after a connection that never
-    came about, and after an ambiguous outcome once the list has shown, ``len(settle_delays_sec)`` times, that no task
-    exists.
+    came about, and after an unknown outcome once the list has shown that no task exists. After an answer (5xx) the list
+    is read ``len(settle_delays_sec)`` times. After a timeout or a lost connection the platform may still carry the
+    request out: it stays in doubt until its deadline and ``doubt_margin_sec`` have passed since it was sent.
 
     Attributes:
         max_attempts: How often one request is sent at most, the first time included.
@@ -28,7 +29,8 @@ class RetryPolicy:
         jitter: The share of a wait that is left to chance, 0 to 1, so that many clients do not come back at once.
         max_wait_sec: The longest single wait, in seconds, that the platform or a limit may ask for; beyond it the call
             raises an error that says when to come back.
-        settle_delays_sec: Waits in seconds before each look into the list after an ambiguous create.
+        settle_delays_sec: Waits in seconds before each look into the list after a create with an unknown outcome.
+        doubt_margin_sec: How long after its deadline, in seconds, a create without an answer may still be carried out.
     """
 
     max_attempts: int = 5
@@ -41,6 +43,7 @@ class RetryPolicy:
     jitter: float = 0.25
     max_wait_sec: float = 120.0
     settle_delays_sec: tuple[float, ...] = (0.5, 2.0, 5.0)
+    doubt_margin_sec: float = 120.0
 
     def __post_init__(self) -> None:
         if self.max_attempts < 1:

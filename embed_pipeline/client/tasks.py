@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from embed_pipeline.client.creating import create_task
+from embed_pipeline.client.create import create_task
 from embed_pipeline.client.drivers import ThreadDriver
 from embed_pipeline.client.exchange import RequestOptions, Session
-from embed_pipeline.client.finding import find_tasks, retrieve_task
-from embed_pipeline.client.listing import walk_tasks
+from embed_pipeline.client.listing import retrieve_task, walk_tasks
 from embed_pipeline.client.pager import SyncPager
 from embed_pipeline.client.requests import (
     AudioInputRequest,
@@ -24,6 +23,7 @@ from embed_pipeline.client.requests import (
 )
 from embed_pipeline.client.responses import EmbeddingTaskResponse, MediaEmbeddingTask, TasksCreateResponse
 from embed_pipeline.client.rules import build_create_request
+from embed_pipeline.client.search import CreateSearch, CreateSearchResult, KnownTasks, find_created, find_tasks
 from embed_pipeline.client.waiting import DEFAULT_WAIT_SEC, PollPolicy, ProgressCallback, TaskWait, succeeded
 
 
@@ -184,6 +184,33 @@ class TasksClient:
                 options=request_options,
             )
         )
+
+    def find_created(
+        self,
+        searches: Sequence[CreateSearch],
+        *,
+        known: KnownTasks | None = None,
+        request_options: RequestOptions | None = None,
+    ) -> builtins.list[CreateSearchResult]:
+        """Search the list, once, for tasks that creates with an unknown outcome may have made.
+
+        For a caller that recovers after a crash, a timeout or an `AmbiguousCreateError`; `create` uses the same search.
+        Each listed task is given to at most one search: of several that it fits, to the one with the latest `since` not
+        after its creation. If several tasks of one URL fit a search, the oldest is given. A failed task is given too.
+
+        Args:
+            searches: What the tasks would look like.
+            known: Called with ids from each page; returns those that belong to somebody already, which are never given.
+                By default, the tasks that clients of this process have already answered with.
+            request_options: For each page's request.
+
+        Returns:
+            One result for each search, in their order: the task, or why it cannot be told, or neither if there is none.
+
+        Raises:
+            ApiError: The list could not be read to its end.
+        """
+        return self._driver.run(find_created(self._session, searches, known=known, options=request_options))
 
     def as_completed(
         self,

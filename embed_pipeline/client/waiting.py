@@ -20,8 +20,7 @@ from embed_pipeline.client.errors import (
     WaitTimeoutError,
 )
 from embed_pipeline.client.exchange import Flow, Session, pause
-from embed_pipeline.client.finding import retrieve_task
-from embed_pipeline.client.listing import MAX_PAGE_LIMIT, walk_tasks
+from embed_pipeline.client.listing import MAX_PAGE_LIMIT, retrieve_task, walk_tasks
 from embed_pipeline.client.responses import EmbeddingTaskResponse
 
 if TYPE_CHECKING:

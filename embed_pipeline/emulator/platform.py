@@ -11,28 +11,28 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
-from embed_pipeline.emulator.asset_intake import AssetIntake
-from embed_pipeline.emulator.asset_store import AssetStore
-from embed_pipeline.emulator.bodies import ResultBodies
-from embed_pipeline.emulator.clock import Clock
-from embed_pipeline.emulator.compute import Compute, compute_for, reads_sources
-from embed_pipeline.emulator.database import Database
-from embed_pipeline.emulator.faults import FaultPlan
-from embed_pipeline.emulator.journal import Journal
-from embed_pipeline.emulator.limits import RateLimiter, limits_of
-from embed_pipeline.emulator.media_limits import known_fault
-from embed_pipeline.emulator.probe import UnreadableMediaError, read_header_isolated
-from embed_pipeline.emulator.refusal import Refusal
-from embed_pipeline.emulator.request import AcceptedRequest
-from embed_pipeline.emulator.results import Amount, EmbeddingResult
+from embed_pipeline.emulator.control.faults import FaultPlan
+from embed_pipeline.emulator.rules.bounds import known_fault
+from embed_pipeline.emulator.rules.rate_limits import RateLimiter, limits_of
+from embed_pipeline.emulator.rules.refusal import Refusal
+from embed_pipeline.emulator.rules.request import AcceptedRequest
+from embed_pipeline.emulator.rules.tokens import usage_of
+from embed_pipeline.emulator.rules.urls import below_root
 from embed_pipeline.emulator.settings import EmulatorSettings
-from embed_pipeline.emulator.sources import below_root
-from embed_pipeline.emulator.store import Task, TaskStore
-from embed_pipeline.emulator.sync import SyncEmbedder
-from embed_pipeline.emulator.tokens import usage_of
-from embed_pipeline.emulator.upkeep import Upkeep
-from embed_pipeline.emulator.uploads import Uploads
-from embed_pipeline.emulator.worker import Workers, embedded_seconds
+from embed_pipeline.emulator.state.assets import AssetStore
+from embed_pipeline.emulator.state.bodies import ResultBodies
+from embed_pipeline.emulator.state.clock import Clock
+from embed_pipeline.emulator.state.database import Database
+from embed_pipeline.emulator.state.journal import Journal
+from embed_pipeline.emulator.state.results import EmbeddingResult
+from embed_pipeline.emulator.state.tasks import Task, TaskStore
+from embed_pipeline.emulator.state.uploads import Uploads
+from embed_pipeline.emulator.work.compute import Compute, compute_for, reads_sources
+from embed_pipeline.emulator.work.intake import AssetIntake
+from embed_pipeline.emulator.work.probe import UnreadableMediaError, read_header_isolated
+from embed_pipeline.emulator.work.queries import SyncEmbedder
+from embed_pipeline.emulator.work.upkeep import Upkeep
+from embed_pipeline.emulator.work.workers import Workers, embedded_seconds
 from embed_pipeline.errors import ConfigurationError
 
 
@@ -188,7 +188,7 @@ class Platform:
         seconds = self._known_duration(request)
         if seconds is not None:
             embedded = embedded_seconds(request, seconds)
-            self.count(embedded, usage_of(request, embedded, Amount()))
+            self.count(embedded, usage_of(request, embedded))
         return seconds is not None
 
     def _known_duration(self, request: AcceptedRequest) -> float | None:

@@ -14,16 +14,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from embed_pipeline.emulator.limits import PLANS
-from embed_pipeline.emulator.settings import EmulatorSettings, Timing, read_faults, read_switches
+from embed_pipeline.emulator.control.behaviour import Timing, read_switches
+from embed_pipeline.emulator.control.faults import read_faults
+from embed_pipeline.emulator.rules.rate_limits import PLANS
+from embed_pipeline.emulator.settings import EmulatorSettings
 from embed_pipeline.errors import ConfigurationError, EmbedPipelineError
 
 if TYPE_CHECKING:
     import uvicorn
 
-    from embed_pipeline.emulator.clock import Clock
-    from embed_pipeline.emulator.compute import Compute
     from embed_pipeline.emulator.platform import Platform
+    from embed_pipeline.emulator.state.clock import Clock
+    from embed_pipeline.emulator.work.compute import Compute
 
 _START_SEC = 30.0
 
@@ -171,7 +173,7 @@ def origin_of(listener: socket.socket) -> str:
 def _server(platform: Platform) -> uvicorn.Server:
     import uvicorn
 
-    from embed_pipeline.emulator.app import build_app
+    from embed_pipeline.emulator.api.app import build_app
 
     # The access log would hold ids and queries; the journal tells what was asked.
     config = uvicorn.Config(

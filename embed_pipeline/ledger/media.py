@@ -112,7 +112,7 @@ class MediaFiles:
                 found = connection.execute(
                     sa.update(media)
                     .where(media.c.pipeline == name, media.c.key.in_(part), media.c.gone_at.is_(None))
-                    .values(gone_at=now, updated_at=now, **_UNDEFERRED)
+                    .values(gone_at=now, updated_at=now, **UNDEFERRED)
                     .returning(media.c.key, media.c.fingerprint)
                 ).all()
                 changes: list[outbox.Change] = [("gone", key, {"fingerprint": content}) for key, content in found]
@@ -269,7 +269,7 @@ class MediaFiles:
                 )
 
 
-_UNDEFERRED: dict[str, Any] = {
+UNDEFERRED: dict[str, Any] = {
     "deferred_reason": None,
     "deferred_since": None,
     "deferred_until": None,
@@ -346,7 +346,7 @@ def attach(
                 connection.execute(
                     sa.update(media)
                     .where(media.c.pipeline == target.pipeline, media.c.key == key)
-                    .values(task_id=served.task_id, updated_at=now, **_UNDEFERRED)
+                    .values(task_id=served.task_id, updated_at=now, run_id=None, lease_until=None, **UNDEFERRED)
                 )
         rows += outbox.append(connection, now, target.pipeline, changes, run_id=run_id, own=own)
     return rows
@@ -468,7 +468,7 @@ def _upsert(connection: sa.Connection, now: float, name: str, files: Sequence[Me
             continue
         values: dict[str, Any] = {"token": file.token, "uri": file.uri, "size": file.size}
         if file.key in changed:
-            values |= {"gone_at": None, "updated_at": now, **_UNDEFERRED}
+            values |= {"gone_at": None, "updated_at": now, **UNDEFERRED}
             if known[file.key][0] != file.fingerprint:
                 values |= {
                     "fingerprint": file.fingerprint,

@@ -41,6 +41,7 @@ def task_of(row: Any) -> TaskRow | None:
         task_id=row.task_task_id,
         origin=row.task_origin,
         created_at=row.task_created_at,
+        ready_at=row.task_ready_at,
         ended_at=row.task_ended_at,
         expires_at=row.task_expires_at,
         retry_at=row.task_retry_at,

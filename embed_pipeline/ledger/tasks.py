@@ -12,6 +12,7 @@ from embed_pipeline.ledger import outbox
 from embed_pipeline.ledger.database import Database, LedgerError
 from embed_pipeline.ledger.media import (
     CHUNK,
+    UNDEFERRED,
     attach,
     chunks,
     ensure_pipeline,
@@ -153,14 +154,18 @@ class Tasks:
             )
             return {row.content.fingerprint: row for row in found if row is not None}
 
-    def clear_doubt(self, claimed: TaskRow) -> bool:
+    def clear_doubt(self, claimed: TaskRow, *, at_once: bool = False) -> bool:
         """Record that a request whose outcome was unknown created nothing; the claim stays.
+
+        Args:
+            claimed: The claim.
+            at_once: Also while the platform may still carry the request out.
 
         Returns:
             Whether the claim is this process's own, and its time of doubt is over.
         """
         with self._database.write() as (connection, now):
-            over = sa.or_(task.c.in_doubt_until.is_(None), task.c.in_doubt_until <= now)
+            over = sa.or_(sa.literal(at_once), task.c.in_doubt_until.is_(None), task.c.in_doubt_until <= now)
             cleared = connection.execute(
                 sa.update(task).where(*_own(claimed), over).values(sent_at=None, in_doubt_until=None)
             )
@@ -345,7 +350,7 @@ class Tasks:
                 connection.execute(
                     sa.update(media)
                     .where(media.c.pipeline == target.pipeline, media.c.key.in_(part))
-                    .values(updated_at=now, deferred_reason=None, deferred_since=None, deferred_until=None, requests=0)
+                    .values(updated_at=now, run_id=None, lease_until=None, **UNDEFERRED)
                 )
             changes: list[outbox.Change] = [("failure", key, failure_payload(ended)) for key in keys]
             return outbox.append(connection, now, target.pipeline, changes, run_id=run_id, own=own)
@@ -373,11 +378,11 @@ class Tasks:
             The changes that the run is to report.
         """
         with self._database.write() as (connection, now):
+            collected: dict[str, Any] = {"state": TaskState.COLLECTED, "ended_at": now, "error": None}
+            if (ready_at := next((file.ready_at for file in written if file.ready_at is not None), None)) is not None:
+                collected["ready_at"] = ready_at
             is_latest = connection.execute(
-                sa.update(task)
-                .where(task.c.id == row.id)
-                .values(state=TaskState.COLLECTED, ended_at=now, error=None)
-                .returning(task.c.is_latest)
+                sa.update(task).where(task.c.id == row.id).values(collected).returning(task.c.is_latest)
             ).scalar()
             # A file that changed meanwhile, or got another task, still waits for that one.
             serves = sa.and_(
@@ -402,11 +407,9 @@ class Tasks:
                         written_at=now,
                         problems=to_json(file.problems) if file.problems else None,
                         updated_at=now,
-                        requests=0,
-                        interruptions=0,
-                        deferred_reason=None,
-                        deferred_since=None,
-                        deferred_until=None,
+                        run_id=None,
+                        lease_until=None,
+                        **UNDEFERRED,
                     )
                 )
                 if recorded.rowcount == 0:
@@ -420,6 +423,7 @@ class Tasks:
                     "space": file.space,
                     "size_bytes": file.size_bytes,
                     "duration_sec": file.duration_sec,
+                    "ready_at": file.ready_at,
                     "problems": dict(file.problems),
                     **file.details,
                 }

@@ -101,7 +101,8 @@ class TaskRow:
         task_id: The platform's id; None before the answer.
         origin: Whether its run created it, adopted it from the platform's list, or imported it from the dataset.
         created_at: When the platform created it.
-        ended_at: When it ended.
+        ready_at: When the platform had finished it, or was seen to have.
+        ended_at: When its segments were written, or it was recorded that it gives none.
         expires_at: When the platform drops its result.
         retry_at: From when on another attempt may follow.
         error: Why it gives no result, in the platform's words.
@@ -130,6 +131,7 @@ class TaskRow:
     task_id: str | None
     origin: Origin | None
     created_at: float | None
+    ready_at: float | None
     ended_at: float | None
     expires_at: float | None
     retry_at: float | None
@@ -285,6 +287,7 @@ class Written:
         space: Their vector space.
         size_bytes: The size of their file.
         duration_sec: The length of the media file that they cover, where known.
+        ready_at: When the platform had finished it, in seconds since 1970, where it says so.
         problems: What validation found wrong with them, by kind.
         details: What a report shows besides: JSON values.
     """
@@ -294,6 +297,7 @@ class Written:
     space: str
     size_bytes: int
     duration_sec: float | None = None
+    ready_at: float | None = None
     problems: Mapping[str, str] = field(default_factory=dict, hash=False)
     details: Mapping[str, Any] = field(default_factory=dict, hash=False)
 

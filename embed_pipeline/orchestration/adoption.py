@@ -11,8 +11,7 @@ from embed_pipeline.orchestration.open_submissions import Window
 from embed_pipeline.orchestration.versions import content_of, task_version
 
 if TYPE_CHECKING:
-    from embed_pipeline.client import CreateTaskRequest, EmbedClient, MediaEmbeddingTask
-    from embed_pipeline.client.matching import Marker
+    from embed_pipeline.client import CreateTaskRequest, EmbedClient, MediaEmbeddingTask, SourceRef
     from embed_pipeline.orchestration.ledger import Sighting
 
 
@@ -26,7 +25,7 @@ class Spell:
         end: When other content was told; None if it holds it still.
     """
 
-    marker: Marker
+    marker: SourceRef
     start: datetime | None = None
     end: datetime | None = None
 
@@ -160,20 +159,22 @@ def _names_its_source(task: MediaEmbeddingTask) -> bool:
 
 
 def _fits(task: MediaEmbeddingTask, wanted: Sought, clock_offset_sec: float) -> bool:
-    from embed_pipeline.client.matching import compare_request
+    from embed_pipeline.client.search import compare_source, settings_agree
 
     at = None if task.created_at is None else task.created_at - timedelta(seconds=clock_offset_sec)
     return any(
-        (at is None or spell.covers(at)) and compare_request(task, wanted.request, spell.marker) == "same"
+        (at is None or spell.covers(at))
+        and settings_agree(task, wanted.request)
+        and compare_source(task, spell.marker) == "same"
         for spell in wanted.spells
     )
 
 
 def _as_asked(task: MediaEmbeddingTask, wanted: Sought) -> bool:
     """Whether it is a task with this request, as far as the list tells, whatever its source."""
-    from embed_pipeline.client.matching import Marker, compare_request
+    from embed_pipeline.client.search import settings_agree
 
-    return compare_request(task, wanted.request, Marker()) == "unknown"
+    return not _names_its_source(task) and settings_agree(task, wanted.request)
 
 
 def whole_seconds(at: datetime) -> datetime:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from embed_pipeline.ledger import Ledger, Target
-from embed_pipeline.ledger.database import default_url
-from embed_pipeline.pipeline.policy import PipelinePolicy
-from embed_pipeline.pipeline.settings import EmbeddingSettings
+from embed_pipeline.pipeline.settings import EmbeddingSettings, PipelinePolicy
 from embed_pipeline.pipeline.sources import Delivery
 
 if TYPE_CHECKING:
@@ -20,20 +18,13 @@ if TYPE_CHECKING:
     from embed_pipeline.dataset import EmbeddingDataset
     from embed_pipeline.ledger import OutboxRow
     from embed_pipeline.media import MediaLibrary
-    from embed_pipeline.pipeline.collect import CollectionReport
-    from embed_pipeline.pipeline.discover import DiscoveryReport
-    from embed_pipeline.pipeline.plan import SpendingPlan
-    from embed_pipeline.pipeline.publish import MediaStatus, Published
-    from embed_pipeline.pipeline.submit import SubmissionReport
 
 EMULATOR = "emulator"
 
 
 @dataclass(frozen=True)
-class EmbeddingPipeline:
-    """A media library that is kept embedded, without Dagster.
-
-    The context that every stage of the work gets whole. `EmbeddingPipeline.open` makes one for a script.
+class PipelineContext:
+    """What every stage of the work gets whole: the library, the dataset, the ledger, the platform and the choices.
 
     Args:
         library: The media files.
@@ -58,44 +49,6 @@ class EmbeddingPipeline:
     name: str = ""
     delivery: Delivery = "auto"
     concurrency: int = 8
-
-    @classmethod
-    def open(
-        cls,
-        media: str,
-        output: str,
-        *,
-        ledger: str | None = None,
-        api_key: str | None = None,
-        base_url: str | None = None,
-        **options: Any,
-    ) -> Self:
-        """Open a pipeline for a script; close it, or use it as a context manager.
-
-        Args:
-            media: The media library: a folder, an fsspec URL or a file that lists URLs.
-            output: The dataset's root: a folder or an fsspec URL.
-            ledger: The ledger's URL; by default a SQLite file below a local `output`.
-            api_key: The platform's key; by default `EMBED_API_KEY`. The emulator takes any.
-            base_url: The API's address; by default `EMBED_BASE_URL`, else the platform's own.
-            **options: Other fields, such as `settings` and `policy`.
-
-        Raises:
-            ConfigurationError: A location makes no sense, or there is no key.
-        """
-        from embed_pipeline.client import EmbedClient
-        from embed_pipeline.dataset import EmbeddingDataset
-        from embed_pipeline.media import MediaLibrary
-
-        client = EmbedClient(api_key=api_key, base_url=base_url)
-        return cls(
-            library=MediaLibrary(media),
-            dataset=EmbeddingDataset(output),
-            ledger=Ledger(ledger or default_url(output)),
-            client=client,
-            platform=platform_of(client.base_url),
-            **options,
-        )
 
     @cached_property
     def target(self) -> Target:
@@ -122,64 +75,6 @@ class EmbeddingPipeline:
     def with_client(self, client: EmbedClient) -> Self:
         """Return the same pipeline with a client."""
         return replace(self, client=client)
-
-    def discover(self, *, budget_sec: float | None = None) -> DiscoveryReport:
-        """Compare the media library with the ledger; see `embed_pipeline.pipeline.discover.discover`."""
-        from embed_pipeline.pipeline.discover import discover
-
-        return discover(self, budget_sec=budget_sec)
-
-    def plan(self) -> SpendingPlan:
-        """Plan a submission of the whole library; see `embed_pipeline.pipeline.plan.make_plan`."""
-        from embed_pipeline.pipeline.plan import make_plan
-
-        return make_plan(self)
-
-    def submit(self, keys: Sequence[str] | None = None) -> SubmissionReport:
-        """Create the tasks that are due; see `embed_pipeline.pipeline.submit.submit`.
-
-        Args:
-            keys: Partition keys; None for all media files that are due.
-        """
-        from embed_pipeline.pipeline.submit import submit
-
-        wanted = [file.key for file in self.ledger.due(self.target)] if keys is None else keys
-        return submit(self, wanted)
-
-    def collect(self, keys: Sequence[str] | None = None) -> CollectionReport:
-        """Write the segments of finished tasks; see `embed_pipeline.pipeline.collect.collect`.
-
-        Args:
-            keys: Partition keys; None for all media files whose task is not collected yet.
-        """
-        from embed_pipeline.pipeline.collect import collect
-
-        wanted = [file.key for file in self.ledger.pending(self.name)] if keys is None else keys
-        return collect(self, wanted)
-
-    def publish(self) -> Published:
-        """Build the next snapshot of the table; see `embed_pipeline.pipeline.publish.publish`."""
-        from embed_pipeline.pipeline.publish import publish
-
-        return publish(self)
-
-    def status(self) -> list[MediaStatus]:
-        """Return what became of each media file; see `embed_pipeline.pipeline.publish.read_statuses`."""
-        from embed_pipeline.pipeline.publish import read_statuses
-
-        return read_statuses(self)
-
-    def close(self) -> None:
-        """Close the client's and the ledger's connections."""
-        if self.client is not None:
-            self.client.close()
-        self.ledger.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def config_digest(settings: EmbeddingSettings, policy: PipelinePolicy, platform: str) -> str:

@@ -1,21 +1,25 @@
-"""Discovery: the media library compared with the ledger."""
+"""Discovery: the media library and the dataset compared with the ledger."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
-from embed_pipeline.ledger import MediaFacts
-from embed_pipeline.pipeline.context import EmbeddingPipeline
+from embed_pipeline.ledger import Content, MediaFacts, TaskRow, TaskState, Written
+from embed_pipeline.pipeline.context import EMULATOR, PipelineContext
+from embed_pipeline.pipeline.settings import EmbeddingSettings, Segmentation
 
 if TYPE_CHECKING:
+    from embed_pipeline.dataset import StoredResult
     from embed_pipeline.ledger.media import KnownFile
     from embed_pipeline.media import Listing, MediaFile
 
 # A file that changed within so many seconds of its listing may change again without another time stamp.
 _SETTLED_SEC = 5.0
+_IMPORT_BATCH = 500
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,19 @@ class DiscoveryReport:
         return ", ".join(parts)
 
 
+@dataclass(frozen=True)
+class Retired:
+    """Outcome of retiring.
+
+    Args:
+        keys: The media files, in the order in which they went.
+        files_removed: Files that the dataset had of them.
+    """
+
+    keys: tuple[str, ...] = ()
+    files_removed: int = 0
+
+
 def plan_discovery(
     listed: Sequence[str],
     fingerprints: Mapping[str, str],
@@ -136,7 +153,7 @@ def plan_discovery(
     return DiscoveryPlan(tuple(now), tuple(refresh), tuple(gone), tuple(retire_now), left, withheld)
 
 
-def discover(pipeline: EmbeddingPipeline, *, budget_sec: float | None = None) -> DiscoveryReport:
+def discover(pipeline: PipelineContext, *, budget_sec: float | None = None) -> DiscoveryReport:
     """List the media library, read what is new or changed, and record the difference in the ledger.
 
     Args:
@@ -148,8 +165,6 @@ def discover(pipeline: EmbeddingPipeline, *, budget_sec: float | None = None) ->
         LedgerError: The ledger cannot be reached.
         DatasetError: The dataset is another pipeline's.
     """
-    from embed_pipeline.pipeline.maintain import import_results, retire
-
     started = time.monotonic()
     policy, library, ledger = pipeline.policy, pipeline.library, pipeline.ledger
     import_results(pipeline)
@@ -172,7 +187,8 @@ def discover(pipeline: EmbeddingPipeline, *, budget_sec: float | None = None) ->
         tokens,
         known,
         unsure=_unsure(listing, known),
-        awaited=awaited | {one for key, one in fingerprints.items() if key not in known or known[key].fingerprint != one},
+        awaited=awaited
+        | {one for key, one in fingerprints.items() if key not in known or known[key].fingerprint != one},
         limit=policy.new_files_per_tick,
         when_vanished=policy.when_a_file_vanishes,
     )
@@ -201,6 +217,65 @@ def discover(pipeline: EmbeddingPipeline, *, budget_sec: float | None = None) ->
         problems=problems,
         left_out=listing.skipped,
     )
+
+
+def import_results(pipeline: PipelineContext, *, again: bool = False) -> int:
+    """Record what the dataset holds in a ledger that does not know it, so that it is not paid for again.
+
+    Args:
+        pipeline: The pipeline.
+        again: Also where that was done before.
+
+    Returns:
+        How many results were new to the ledger.
+
+    Raises:
+        DatasetError: The dataset cannot be read, or is another pipeline's.
+    """
+    ledger = pipeline.ledger
+    if not again and ledger.noted(pipeline.name)["imported_at"] is not None:
+        return 0
+    pipeline.dataset.claim(pipeline.name)
+    results = _stored(pipeline)
+    count = 0
+    while batch := list(islice(results, _IMPORT_BATCH)):
+        count += ledger.tasks.adopt_results(pipeline.target, (_imported(pipeline, one) for one in batch))
+    ledger.note(pipeline.name, imported_at=ledger.now())
+    return count
+
+
+def retire(pipeline: PipelineContext, keys: Sequence[str], *, budget_sec: float | None = None) -> Retired:
+    """Remove media files that are gone: their segments from the dataset, and themselves from the ledger.
+
+    Args:
+        pipeline: The pipeline.
+        keys: The partition keys of the media files.
+        budget_sec: Seconds after which the rest is left; None for no limit. One is always retired.
+
+    Raises:
+        DatasetError: The dataset cannot be written, or is another pipeline's.
+    """
+    if not keys:
+        return Retired()
+    pipeline.dataset.claim(pipeline.name)
+    deadline = None if budget_sec is None else time.monotonic() + budget_sec
+    digests = pipeline.ledger.segment_sets(pipeline.name, gone=True)
+    current = {pipeline.target.audio_digest, pipeline.target.video_digest}
+    done: list[str] = []
+    removed = 0
+    for key in keys:
+        if done and deadline is not None and time.monotonic() > deadline:
+            break
+        # Recorded before it is done, so that a file which comes back is never taken for embedded. Only segments of
+        # settings that the pipeline has used are removed: another program may keep its own below the same root.
+        pipeline.ledger.media.remove_segments(pipeline.name, [key])
+        removed += sum(
+            pipeline.dataset.delete(key, digest)
+            for digest in sorted({*current, *([digests[key]] if key in digests else [])})
+        )
+        pipeline.ledger.media.forget(pipeline.name, [key], retired=True)
+        done.append(key)
+    return Retired(tuple(done), removed)
 
 
 def content_token(file: MediaFile, now: float | None = None) -> str | None:
@@ -233,3 +308,81 @@ def _unsure(listing: Listing, known: Collection[str]) -> Collection[str]:
     if not listing.files or listing.skipped.get("unreadable"):
         return frozenset(known)
     return listing.settling
+
+
+def _stored(pipeline: PipelineContext) -> Iterator[StoredResult]:
+    from embed_pipeline.dataset import StoredResult
+
+    for result in pipeline.dataset.results():
+        if isinstance(result, StoredResult):
+            yield result
+
+
+def _imported(pipeline: PipelineContext, result: StoredResult) -> tuple[TaskRow, str, Written]:
+    """Return a stored result as a task and what was written of it."""
+    # The platform's vectors bear its model's name, the emulator's that of their engine.
+    settings = _settings(result.settings, pipeline.settings)
+    emulated = result.model_name != settings.model_name
+    platform = EMULATOR if emulated else (pipeline.platform if pipeline.platform != EMULATOR else "api.twelvelabs.io")
+    created_at = result.created_at.timestamp()
+    minutes = None if result.duration_sec is None else settings.embedded_minutes(result.duration_sec)
+    row = TaskRow(
+        id=0,
+        content=Content(result.fingerprint, result.settings_digest, platform),
+        attempt=1,
+        tries=1,
+        state=TaskState.COLLECTED,
+        pipeline=pipeline.name,
+        key=result.media,
+        run_id="import",
+        owner="import",
+        claimed_at=created_at,
+        sent_at=None,
+        in_doubt_until=None,
+        source_url=None,
+        source_filename=None,
+        asset_id=None,
+        media_type=result.media_type,
+        settings=settings.spelled_out().model_dump(mode="json"),
+        config_digest=pipeline.target.config_digest,
+        minutes=minutes,
+        task_id=result.task_id,
+        origin="imported",
+        created_at=created_at,
+        ready_at=None,
+        ended_at=created_at,
+        expires_at=None,
+        retry_at=None,
+        error=None,
+    )
+    written = Written(result.media, result.rows, result.space, result.size_bytes, result.duration_sec)
+    return row, result.media_uri, written
+
+
+def _settings(request: Mapping[str, object], default: EmbeddingSettings) -> EmbeddingSettings:
+    """Return the settings that a request was made with, as far as it tells; else those of the pipeline."""
+    media_type = request.get("input_type")
+    media = request.get(str(media_type))
+    if not isinstance(media, Mapping) or media_type not in {"audio", "video"}:
+        return default
+    cut = media.get("segmentation") or {}
+    cut = cut.get("temporal", cut) if isinstance(cut, Mapping) else {}
+    strategy = cut.get("strategy")
+    values: dict[str, object] = {
+        "model_name": request.get("model_name", default.model_name),
+        "scopes": tuple(media.get("embedding_scope") or default.scopes),
+        "types": tuple(media.get("embedding_type") or default.types),
+        "start_sec": media.get("start_sec"),
+        "end_sec": media.get("end_sec"),
+        f"{media_type}_options": tuple(media.get("embedding_option") or ()),
+    }
+    if "embedding_dimension" in request:
+        values["embedding_dimension"] = request["embedding_dimension"]
+    if strategy in {"fixed", "dynamic"} and isinstance(cut.get(strategy), Mapping):
+        values[f"{media_type}_segmentation"] = Segmentation(
+            strategy=strategy, seconds=int(next(iter(cut[strategy].values())))
+        )
+    try:
+        return EmbeddingSettings.model_validate(values)
+    except ValueError:
+        return default

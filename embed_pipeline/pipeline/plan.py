@@ -1,44 +1,28 @@
-"""The plan: what a submission of the whole library would create, told before anything is spent."""
+"""Plan of a submission: what is done with each media file, decided over plain values and told before money is spent."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
-from enum import Enum
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-import dagster as dg
-
-from embed_pipeline.errors import DatasetError, MediaError
-from embed_pipeline.orchestration.dataset_witness import DatasetWitness, with_witnessed
-from embed_pipeline.orchestration.day_budget import read_day_budget
-from embed_pipeline.orchestration.knowledge import gather_knowledge
-from embed_pipeline.orchestration.ledger import Ledger
-from embed_pipeline.orchestration.measuring import candidates_for, measured, probe_all
-from embed_pipeline.orchestration.policy import PipelinePolicy
-from embed_pipeline.orchestration.records import TaskRecord
-from embed_pipeline.orchestration.resources import EmbedClientResource
-from embed_pipeline.orchestration.settings import EmbeddingSettings
-from embed_pipeline.orchestration.submission_plan import (
-    Action,
-    Candidate,
-    Decision,
-    Known,
-    over_a_limit,
-    plan_submissions,
-)
+from embed_pipeline.errors import MediaError
+from embed_pipeline.ledger import Content, Step, TaskRow, TaskState
+from embed_pipeline.pipeline.context import PipelineContext
+from embed_pipeline.pipeline.discover import content_token, import_results
+from embed_pipeline.pipeline.settings import PipelinePolicy
 
 if TYPE_CHECKING:
-    from embed_pipeline.dataset import EmbeddingDataset
-    from embed_pipeline.media import MediaFile, MediaLibrary
+    from embed_pipeline.client import Limits as ClientLimits
+    from embed_pipeline.ledger.ledger import FileOverview
+    from embed_pipeline.media import MediaFile, MediaInfo, MediaLibrary
 
-_SHOWN_IN_UI = 500
 
-
-class Prospect(Enum):
+class PlannedAction(StrEnum):
     """What a submission would do with a media file."""
 
     NEW = "new"
@@ -56,7 +40,13 @@ class Prospect(Enum):
     UNREADABLE = "unreadable"
 
 
-CREATING = (Prospect.NEW, Prospect.CHANGED, Prospect.OTHER_SETTINGS, Prospect.OTHER_PLATFORM, Prospect.RETRY)
+CREATING = (
+    PlannedAction.NEW,
+    PlannedAction.CHANGED,
+    PlannedAction.OTHER_SETTINGS,
+    PlannedAction.OTHER_PLATFORM,
+    PlannedAction.RETRY,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +55,19 @@ class PlannedFile:
 
     Args:
         media: Its partition key.
-        prospect: What would be done with it.
+        action: What would be done with it.
         minutes: Its length in minutes; None where nothing would be created, so that it was not opened.
         reason: Why, for people.
     """
 
     media: str
-    prospect: Prospect
+    action: PlannedAction
     minutes: float | None
     reason: str
 
     def as_json(self) -> dict[str, Any]:
-        """The row as JSON takes it."""
-        return {**asdict(self), "prospect": self.prospect.value}
+        """Return the row as JSON takes it."""
+        return {**asdict(self), "action": self.action.value}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +87,7 @@ class SpendingLimit:
     window_sec: float
 
     def least_sec(self, tasks: int, minutes: float) -> float:
-        """The least time in seconds that so much takes: the first window's share is there at once."""
+        """Return the least time in seconds that so much takes: the first window's share is there at once."""
         wanted = tasks if self.of == "tasks" else minutes
         return max(math.ceil(wanted / self.amount) - 1, 0) * self.window_sec
 
@@ -124,23 +114,23 @@ class SpendingPlan:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many files have each prospect; every prospect is named."""
-        found = Counter(file.prospect for file in self.files)
-        return {prospect.value: found.get(prospect, 0) for prospect in Prospect}
+        """How many files there are of each action; every action is named."""
+        found = Counter(file.action for file in self.files)
+        return {action.value: found.get(action, 0) for action in PlannedAction}
 
     @property
     def created(self) -> list[PlannedFile]:
         """The files that a task would be created for."""
-        return [file for file in self.files if file.prospect in CREATING]
+        return [file for file in self.files if file.action in CREATING]
 
     @property
     def minutes(self) -> float:
         """Media minutes of the tasks that would be created."""
         return sum(file.minutes or 0.0 for file in self.created)
 
-    def minutes_of(self, prospect: Prospect) -> float:
-        """Media minutes of the files with one prospect."""
-        return sum(file.minutes or 0.0 for file in self.files if file.prospect is prospect)
+    def minutes_of(self, action: PlannedAction) -> float:
+        """Return the media minutes of the files with one action."""
+        return sum(file.minutes or 0.0 for file in self.files if file.action is action)
 
     @property
     def cost(self) -> float:
@@ -157,7 +147,7 @@ class SpendingPlan:
 
     @property
     def least_runs(self) -> int:
-        """The runs that it takes at the least: what one leaves over max_minutes_per_run, the next one submits."""
+        """The runs that it takes at the least: what is left over max_minutes_per_run, the next one submits."""
         if self.max_minutes_per_run is None:
             return min(len(self.created), 1)
         return math.ceil(self.minutes / self.max_minutes_per_run)
@@ -184,7 +174,7 @@ class SpendingPlan:
         return f"Under {limit.name} ({limit.amount:g}) submitting takes at least {in_hours(seconds)}.{runs}"
 
     def as_json(self) -> dict[str, Any]:
-        """The plan as JSON takes it."""
+        """Return the plan as JSON takes it."""
         limit = self.slowest_limit
         return {
             "tasks": len(self.created),
@@ -200,196 +190,271 @@ class SpendingPlan:
             "files": [file.as_json() for file in self.files],
         }
 
-    def metadata(self) -> dict[str, Any]:
-        """The plan as Dagster's UI shows it."""
-        rows = [file for file in self.files if file.prospect is not Prospect.UNCHANGED]
-        schema = dg.TableSchema(
-            [
-                dg.TableColumn("media", "string"),
-                dg.TableColumn("prospect", "string"),
-                dg.TableColumn("minutes", "float"),
-                dg.TableColumn("reason", "string"),
-            ]
-        )
-        records = [
-            dg.TableRecord(
-                {
-                    "media": file.media,
-                    "prospect": file.prospect.value,
-                    "minutes": None if file.minutes is None else round(file.minutes, 2),
-                    "reason": file.reason,
-                }
-            )
-            for file in rows[:_SHOWN_IN_UI]
-        ]
-        return {
-            "embed_pipeline/plan": f"{self.headline} {self.pace}",
-            "embed_pipeline/tasks": len(self.created),
-            "embed_pipeline/minutes": round(self.minutes, 3),
-            "embed_pipeline/cost": round(self.cost, 4),
-            **{f"embed_pipeline/files_{name.replace(' ', '_')}": count for name, count in self.counts.items() if count},
-            **{f"embed_pipeline/left_out_{reason}": count for reason, count in self.left_out.items()},
-            "embed_pipeline/files": dg.MetadataValue.table(records, schema=schema),
-        }
-
 
 def in_hours(seconds: float) -> str:
-    """A length of time as people say it."""
+    """Return a length of time as people say it."""
     if seconds < 3600:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h" if seconds < 2 * 86400 else f"{seconds / 86400:.1f} days"
 
 
-def prospect_of(decision: Decision, known: Known, own: Collection[TaskRecord], policy: PipelinePolicy) -> Prospect:
-    """What a decision means for a media file.
+def refusal(info: MediaInfo, policy: PipelinePolicy) -> tuple[PlannedAction, str] | None:
+    """Return why a media file is not submitted, judged by what it holds; None for one that is.
 
     Args:
-        decision: The decision.
-        known: What it was decided on.
-        own: The tasks that served this partition key so far.
-        policy: The team's choices; its bounds of duration tell a short file from a long one, and its limits one that
-            no run has room for.
+        info: What probing found.
+        policy: The team's choices; its bounds of duration.
     """
-    candidate = decision.candidate
-    match decision.action:
-        case Action.SUBMIT:
-            if over_a_limit(candidate.minutes, policy):
-                return Prospect.OVER_A_LIMIT
-            same = [record for record in own if record.fingerprint == candidate.fingerprint]
-            here = {record.settings_digest for record in same if record.platform == known.platform}
-            if candidate.settings_digest in here or decision.attempt > 1:
-                return Prospect.RETRY
-            if here:
-                return Prospect.OTHER_SETTINGS
-            if same:
-                return Prospect.OTHER_PLATFORM
-            return Prospect.CHANGED if own else Prospect.NEW
-        case Action.FOLLOW:
-            return Prospect.SAME_CONTENT
-        case Action.HOLD:
-            return Prospect.WAITING
-        case Action.REFUSE:
-            return Prospect.TOO_SHORT if (candidate.length_sec or 0.0) < policy.min_duration_sec else Prospect.TOO_LONG
-        case Action.REATTACH:
-            version = decision.task.version if decision.task else ""
-            if version in known.outcomes and version not in known.embedded:
-                return Prospect.FAILED
-            return Prospect.UNCHANGED if any(record.version == version for record in own) else Prospect.SAME_CONTENT
+    seconds = info.duration_sec
+    if seconds < policy.min_duration_sec:
+        # Cut, not rounded: 3.97 s must not read as 4.0 s.
+        length = math.floor(seconds * 100) / 100
+        return PlannedAction.TOO_SHORT, (
+            f"too short: {length:.2f} s, and the platform takes {policy.min_duration_sec:g} s or more"
+        )
+    if seconds > policy.max_duration_sec:
+        return PlannedAction.TOO_LONG, (
+            f"too long: {math.ceil(seconds / 6) / 10:.1f} min; the platform takes {policy.max_duration_sec / 60:g} min "
+            "at most"
+        )
+    return None
 
 
-def spending_limits(client: EmbedClientResource, policy: PipelinePolicy) -> list[SpendingLimit]:
-    """The configured limits that spread a submission over time: the platform's plan and the team's own."""
+def over_a_limit(minutes: float | None, policy: PipelinePolicy) -> str | None:
+    """Return which limit a media file is longer than, so that no run and no day ever has room for it; None for none.
+
+    Args:
+        minutes: Minutes of it that would be embedded; None where its length is not known.
+        policy: The team's choices.
+    """
+    for name, limit in (
+        ("max_minutes_per_run", policy.max_minutes_per_run),
+        ("max_minutes_per_day", policy.max_minutes_per_day),
+    ):
+        if minutes is not None and limit is not None and minutes > limit:
+            return f"longer than {name} ({limit:g}) allows at all; raise it, or the file is never submitted"
+    return None
+
+
+def set_size(interruptions: int, largest: int) -> int:
+    """Return how many media files a run takes together: fewer after runs died on them, then one alone.
+
+    Args:
+        interruptions: Runs that died while they worked on the file.
+        largest: Files in a run, at the most.
+    """
+    if interruptions < 2:
+        return largest
+    return max(largest // 8, 1) if interruptions == 2 else 1
+
+
+def create_reason(before: FileOverview | None, content: Content, task: TaskRow | None) -> tuple[PlannedAction, str]:
+    """Return why a task is created.
+
+    Args:
+        before: What the ledger knows of the media file.
+        content: What would be embedded.
+        task: The latest task of that content; None where there was none.
+    """
+    if task is not None and task.state is not TaskState.CLAIMED:
+        return PlannedAction.RETRY, f"attempt {task.attempt} is {task.state.value}"
+    if before is not None and before.embedded_fingerprint is not None:
+        if before.embedded_fingerprint != content.fingerprint:
+            return PlannedAction.CHANGED, "its content is not the one that is embedded"
+        if before.embedded_platform != content.platform:
+            return PlannedAction.OTHER_PLATFORM, f"it is embedded on {before.embedded_platform}"
+        if before.embedded_digest != content.settings_digest:
+            return PlannedAction.OTHER_SETTINGS, "it is embedded under other settings"
+    return PlannedAction.NEW, "new content"
+
+
+def no_create_reason(step: Step, task: TaskRow | None, key: str) -> tuple[PlannedAction, str]:
+    """Return why no task is created for a content.
+
+    Args:
+        step: The next step for it.
+        task: Its latest task.
+        key: The media file.
+    """
+    match step:
+        case Step.BACK_OFF:
+            return PlannedAction.WAITING, "it failed a short while ago, and is tried again later"
+        case Step.RECOVER:
+            return PlannedAction.WAITING, "it is not known yet whether a run that died has created its task"
+        case Step.GIVE_UP:
+            error = task.error if task is not None else None
+            return PlannedAction.FAILED, f"{error or 'it failed'}; retry it by hand"
+        case _:
+            if task is not None and task.key != key:
+                return PlannedAction.SAME_CONTENT, f"the same content as {task.key}"
+            return PlannedAction.UNCHANGED, "its task serves it"
+
+
+def spending_limits(limits: ClientLimits | None, policy: PipelinePolicy) -> list[SpendingLimit]:
+    """Return the configured limits that spread a submission over time: the platform's plan and the team's own."""
     configured = (
-        ("requests_per_minute", "tasks", client.requests_per_minute, 60.0),
-        ("requests_per_day", "tasks", client.requests_per_day, 86400.0),
-        ("media_minutes_per_hour", "minutes", client.media_minutes_per_hour, 3600.0),
-        ("media_minutes_per_day", "minutes", client.media_minutes_per_day, 86400.0),
+        ("requests_per_minute", "tasks", limits and limits.requests_per_minute, 60.0),
+        ("requests_per_day", "tasks", limits and limits.requests_per_day, 86400.0),
+        ("media_minutes_per_hour", "minutes", limits and limits.media_minutes_per_hour, 3600.0),
+        ("media_minutes_per_day", "minutes", limits and limits.media_minutes_per_day, 86400.0),
         ("max_minutes_per_day", "minutes", policy.max_minutes_per_day, 86400.0),
     )
-    return [SpendingLimit(name, of, amount, window) for name, of, amount, window in configured if amount is not None]
+    return [SpendingLimit(name, of, amount, window) for name, of, amount, window in configured if amount]
 
 
-def make_plan(
-    *,
-    ledger: Ledger,
-    library: MediaLibrary,
-    settings: EmbeddingSettings,
-    policy: PipelinePolicy,
-    client: EmbedClientResource,
-    dataset: EmbeddingDataset,
-    now: datetime,
-) -> SpendingPlan:
-    """Plan the submission of a whole library; creates nothing and writes nothing.
+def probe_all(
+    library: MediaLibrary, files: Iterable[MediaFile], concurrency: int
+) -> Iterator[tuple[MediaFile, MediaInfo | MediaError]]:
+    """Read the headers of some media files, several at once.
 
     Args:
-        ledger: What is known so far.
-        library: Where the media files are.
-        settings: What they would be embedded with.
-        policy: The team's choices.
-        client: The platform that would be submitted to, with its limits; it is not asked anything.
-        dataset: Where segments are written; what it has is not paid for again, whatever the event log says.
-        now: The time of planning.
+        library: Where they are.
+        files: Which.
+        concurrency: Files open at once.
+
+    Yields:
+        Each file, in order, with what it holds or why it cannot be played.
+    """
+
+    def probe(file: MediaFile) -> tuple[MediaFile, MediaInfo | MediaError]:
+        try:
+            return file, library.probe(file)
+        except MediaError as error:
+            return file, error
+
+    with ThreadPoolExecutor(concurrency) as pool:
+        yield from pool.map(probe, files)
+
+
+def make_plan(pipeline: PipelineContext, *, limits: ClientLimits | None = None) -> SpendingPlan:
+    """Plan the submission of a whole library; creates no task and reports nothing.
+
+    Args:
+        pipeline: The pipeline; its platform is not asked anything.
+        limits: What the platform's plan allows.
 
     Raises:
         MediaError: The library cannot be read.
+        LedgerError: The ledger cannot be reached.
     """
-    listing = library.list()
-    files = {file.key: file for file in listing.files}
-    unreadable: dict[str, str] = {}
-    fingerprints = library.fingerprints(
-        listing.files, on_problem=lambda file, error: unreadable.update({file.key: str(error)})
-    )
-    candidates = candidates_for(files, fingerprints, settings)
-    known = gather_knowledge(ledger, candidates.values(), platform=client.platform, root_run_id="")
-    # The limits tell how long it takes, not what is in the plan.
-    unlimited = policy.model_copy(update={"max_minutes_per_run": None, "max_minutes_per_day": None})
-
-    witness = DatasetWitness(dataset, ledger, settings, client.platform, client.concurrency)
-    witnessed: dict[str, TaskRecord] = {}
-    looked_for: set[Candidate] = set()
-
-    def decide() -> list[Decision]:
-        found = with_witnessed(known, witnessed.values())
-        return plan_submissions(list(candidates.values()), found, unlimited, now=now)
-
-    # What a file really holds may tell it apart from what it was taken for, and then it is looked for as that.
-    while creating := [
-        decision.candidate
-        for decision in decide()
-        if decision.action is Action.SUBMIT and decision.candidate not in looked_for
-    ]:
-        for candidate, task in witness.look(creating):
-            looked_for.add(candidate)
-            if isinstance(task, DatasetError):
-                unreadable[candidate.key] = str(task)
-                del candidates[candidate.key]
-            elif task is not None:
-                witnessed[candidate.key] = task
-        paid = {decision.candidate.key for decision in decide() if decision.action is Action.SUBMIT}
-        opened = [files[one.key] for one in creating if one.key in paid and one.minutes is None]
-        for key, outcome in _measure(opened, candidates, library, settings, client.concurrency):
-            if isinstance(outcome, MediaError):
-                unreadable[key] = str(outcome)
-                del candidates[key]
-            else:
-                if outcome.settings_digest == candidates[key].settings_digest:
-                    looked_for.add(outcome)
-                candidates[key] = outcome
-    planned = _planned(decide(), with_witnessed(known, witnessed.values()), policy)
-    for key, words in unreadable.items():
-        planned[key] = PlannedFile(key, Prospect.UNREADABLE, None, words)
+    import_results(pipeline)
+    planner = _Planner(pipeline)
+    planned = planner.run()
+    policy, left = pipeline.policy, None
+    if policy.max_minutes_per_day is not None:
+        left = max(policy.max_minutes_per_day - pipeline.ledger.spent_today(pipeline.target).minutes, 0.0)
     return SpendingPlan(
-        files=[planned[key] for key in files if key in planned],
-        left_out=dict(listing.skipped),
+        files=planned,
+        left_out=dict(planner.listing.skipped),
         price_per_minute=policy.price_per_minute,
-        minutes_left_today=read_day_budget(ledger, policy, now).left,
-        limits=spending_limits(client, policy),
+        minutes_left_today=left,
+        limits=spending_limits(limits, policy),
         max_minutes_per_run=policy.max_minutes_per_run,
     )
 
 
-def _measure(
-    creating: Sequence[MediaFile],
-    candidates: Mapping[str, Candidate],
-    library: MediaLibrary,
-    settings: EmbeddingSettings,
-    concurrency: int,
-) -> Iterator[tuple[str, Candidate | MediaError]]:
-    for file, found in probe_all(library, creating, concurrency):
-        if isinstance(found, MediaError):
-            yield file.key, found
-        else:
-            yield file.key, measured(candidates[file.key], file, found, settings)[0]
+class _Planner:
+    """Plans one submission; what a file really holds may tell it apart from what it was taken for."""
+
+    def __init__(self, pipeline: PipelineContext) -> None:
+        self._pipeline = pipeline
+        self.listing = pipeline.library.list()
+        self._files = {file.key: file for file in self.listing.files}
+        self._known: dict[str, FileOverview] = {}
+        self._planned: dict[str, PlannedFile] = {}
+        self._contents: dict[str, Content] = {}
+        self._minutes: dict[str, float] = {}
+
+    def run(self) -> list[PlannedFile]:
+        """Return what would be done with each file, in the library's order."""
+        self._read()
+        unsettled: Collection[str] = [key for key in self._files if key not in self._planned]
+        while unsettled:
+            unsettled = self._decide(unsettled)
+        return [self._planned[key] for key in self._files]
+
+    def _read(self) -> None:
+        """Take the content of each file from the ledger, or read it where it may be another by now."""
+        target, changed = self._pipeline.target, []
+        self._known = {row.key: row for row in self._pipeline.ledger.overview(target)}
+        for key, file in self._files.items():
+            row = self._known.get(key)
+            if row is None or row.token is None or row.token != content_token(file):
+                changed.append(file)
+                continue
+            self._contents[key] = Content(row.fingerprint, target.digest(row.media_type), target.platform)
+            if row.step == Step.NONE and row.state == "embedded":
+                self._planned[key] = PlannedFile(key, PlannedAction.UNCHANGED, None, "embedded")
+        fingerprints = self._pipeline.library.fingerprints(
+            changed, on_problem=lambda file, error: self._unreadable(file.key, error)
+        )
+        for key, fingerprint in fingerprints.items():
+            row = self._known.get(key)
+            media_type = (
+                row.media_type if row is not None and row.fingerprint == fingerprint else self._files[key].media_type
+            )
+            self._contents[key] = Content(fingerprint, target.digest(media_type), target.platform)
+
+    def _decide(self, keys: Collection[str]) -> list[str]:
+        """Decide on some files; return those whose content turned out to be of another type."""
+        latest = self._pipeline.ledger.tasks.latest(
+            self._pipeline.target, {self._contents[key] for key in keys if key in self._contents}
+        )
+        creating: list[str] = []
+        first: dict[Content, str] = {}
+        for key in keys:
+            content = self._contents.get(key)
+            if content is None:
+                self._planned.setdefault(key, PlannedFile(key, PlannedAction.UNREADABLE, None, "it could not be read"))
+                continue
+            task, step = latest.get(content, (None, Step.SUBMIT))
+            row = self._known.get(key)
+            if row is not None and row.state == "embedded" and row.fingerprint == content.fingerprint:
+                self._planned[key] = PlannedFile(key, PlannedAction.UNCHANGED, None, "embedded")
+            elif step is not Step.SUBMIT:
+                self._planned[key] = PlannedFile(key, *_with(no_create_reason(step, task, key)))
+            elif content in first:
+                same = f"the same content as {first[content]}"
+                self._planned[key] = PlannedFile(key, PlannedAction.SAME_CONTENT, None, same)
+            else:
+                first[content] = key
+                creating.append(key)
+        again = self._probe([self._files[key] for key in creating if key not in self._minutes])
+        for key in creating:
+            if key in self._planned or key in again:
+                continue
+            task, _ = latest.get(self._contents[key], (None, Step.SUBMIT))
+            minutes = self._minutes[key]
+            action, reason = create_reason(self._known.get(key), self._contents[key], task)
+            if (limit := over_a_limit(minutes, self._pipeline.policy)) is not None:
+                action, reason = PlannedAction.OVER_A_LIMIT, limit
+            self._planned[key] = PlannedFile(key, action, minutes, reason)
+        # Those that follow a file which turned out to be another content are decided anew with it.
+        followed = {f"the same content as {key}" for key in again}
+        return [*again, *(key for key in keys if key in self._planned and self._planned[key].reason in followed)]
+
+    def _probe(self, files: Sequence[MediaFile]) -> list[str]:
+        settings, policy, again = self._pipeline.settings, self._pipeline.policy, []
+        for file, found in probe_all(self._pipeline.library, files, self._pipeline.concurrency):
+            if isinstance(found, MediaError):
+                self._unreadable(file.key, found)
+                continue
+            minutes = settings.embedded_minutes(found.duration_sec)
+            self._minutes[file.key] = minutes
+            if (refused := refusal(found, policy)) is not None:
+                self._planned[file.key] = PlannedFile(file.key, refused[0], minutes, refused[1])
+                continue
+            digest = self._pipeline.target.digest("video" if found.has_video else "audio")
+            before = self._contents[file.key]
+            if digest != before.settings_digest:
+                self._contents[file.key] = Content(before.fingerprint, digest, before.platform)
+                again.append(file.key)
+        return again
+
+    def _unreadable(self, key: str, error: MediaError) -> None:
+        self._planned[key] = PlannedFile(key, PlannedAction.UNREADABLE, None, str(error))
 
 
-def _planned(decisions: Iterable[Decision], known: Known, policy: PipelinePolicy) -> dict[str, PlannedFile]:
-    own: dict[str, list[TaskRecord]] = {}
-    for record in known.records:
-        own.setdefault(record.media, []).append(record)
-    planned = {}
-    for decision in decisions:
-        candidate = decision.candidate
-        prospect = prospect_of(decision, known, own.get(candidate.key, []), policy)
-        limit = over_a_limit(candidate.minutes, policy) if prospect is Prospect.OVER_A_LIMIT else None
-        planned[candidate.key] = PlannedFile(candidate.key, prospect, candidate.minutes, limit or decision.reason)
-    return planned
+def _with(action_and_reason: tuple[PlannedAction, str]) -> tuple[PlannedAction, None, str]:
+    action, reason = action_and_reason
+    return action, None, reason

@@ -1,4 +1,4 @@
-"""What is wrong with one media file's segments: pure judgements, each a sentence that says what to do, or nothing."""
+"""Validation of one media file's segments: pure functions, each returns a sentence that says what to do, or nothing."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from embed_pipeline.orchestration.metadata import clock
-from embed_pipeline.orchestration.settings import EmbeddingSettings, Segmentation
+from embed_pipeline.pipeline.settings import EmbeddingSettings, Segmentation
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,36 +23,88 @@ _EMBED_ANEW = "Materialize embedding_tasks for it with force to embed it anew"
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
-    """What is wrong with one media file's segments; None where nothing is.
+class Problems:
+    """Problems of one media file's segments; None where there is none.
 
     Args:
         vectors: About lengths and norms of the vectors.
         offsets: About order, gaps and overlaps of the segments.
         options: About what was asked for and is not there.
+        coverage: About how much of the media file the segments cover.
     """
 
     vectors: str | None = None
     offsets: str | None = None
     options: str | None = None
+    coverage: str | None = None
+
+    def as_dict(self) -> dict[str, str]:
+        """Return the problems that there are, by kind."""
+        values = {name: getattr(self, name) for name in ("vectors", "offsets", "options", "coverage")}
+        return {name: problem for name, problem in values.items() if problem is not None}
 
 
-def judge(segments: MediaSegments, settings: EmbeddingSettings) -> Findings:
-    """Judge one media file's segments by what was asked for.
+def validate(segments: MediaSegments, settings: EmbeddingSettings, *, length_sec: float | None = None) -> Problems:
+    """Compare one media file's segments with what was asked for.
 
     Args:
         segments: The segments, as they were written.
         settings: What they were to be embedded with.
+        length_sec: The length of the media file as its own data tell, in seconds; None where it is not known.
     """
-    return Findings(
+    return Problems(
         vectors=vector_problem(segments, settings.embedding_dimension),
         offsets=offset_problem(segments, settings),
         options=option_problem(segments, settings),
+        coverage=coverage_problem(segments, settings, length_sec),
+    )
+
+
+def unfit(segments: MediaSegments, settings: EmbeddingSettings) -> str | None:
+    """Return why segments are not an answer to what was asked for, so that they are not written; None where they are.
+
+    Args:
+        segments: The segments.
+        settings: What was asked for.
+    """
+    if segments.dimension != settings.embedding_dimension:
+        return (
+            f"The result has vectors of {segments.dimension} numbers, and {settings.embedding_dimension} were asked "
+            "for. It was not written. Retry it by hand; if it stays so, tell the platform."
+        )
+    asked = {*settings.options(segments.media_type), *(["fused"] if "fused_embedding" in settings.types else [])}
+    scopes = {*settings.scopes, *(["clip"] if "local" in settings.scopes else [])}
+    for what, given, wanted in (
+        ("option", set(segments.embedding_option), asked),
+        ("scope", set(segments.embedding_scope), scopes),
+    ):
+        if other := sorted(given - wanted):
+            return (
+                f"The result has the {what} {', '.join(other)}, which was not asked for ({', '.join(sorted(wanted))} "
+                "was). It was not written. Retry it by hand; if it stays so, tell the platform."
+            )
+    return None
+
+
+def coverage_problem(segments: MediaSegments, settings: EmbeddingSettings, length_sec: float | None) -> str | None:
+    """Return how much of a media file its result leaves out; None where it covers the file.
+
+    A result that is shorter tells of a file that was cut off or is damaged, or of parts that could not be decoded.
+    """
+    covered = segments.duration_sec
+    if covered is None or length_sec is None or settings.start_sec is not None or settings.end_sec is not None:
+        return None
+    # A last frame or packet may be a second long.
+    if covered >= length_sec - max(1.0, 0.02 * length_sec):
+        return None
+    return (
+        f"the result covers {covered:.1f} s of {length_sec:.1f} s. The file may have been cut off while it was copied, "
+        "or part of it cannot be decoded: play it to its end, and replace it."
     )
 
 
 def vector_problem(segments: MediaSegments, dimension: int) -> str | None:
-    """Whether the vectors are finite, as long as was asked for, and of norms that belong together."""
+    """Check that the vectors are finite, as long as was asked for, and of norms that belong together."""
     import numpy as np
 
     if segments.dimension != dimension:
@@ -73,7 +124,7 @@ def vector_problem(segments: MediaSegments, dimension: int) -> str | None:
 
 
 def offset_problem(segments: MediaSegments, settings: EmbeddingSettings) -> str | None:
-    """Whether the segments of each option follow each other within the media file, as their segmentation explains.
+    """Check that the segments of each option follow each other within the media file, as their segmentation explains.
 
     Speech has gaps, so those of transcription are not judged. A tail shorter than a segment may be left out.
     """
@@ -88,7 +139,7 @@ def offset_problem(segments: MediaSegments, settings: EmbeddingSettings) -> str 
 
 
 def option_problem(segments: MediaSegments, settings: EmbeddingSettings) -> str | None:
-    """Whether everything that was asked for is there, or is absent for a reason that lies in the media.
+    """Check that everything that was asked for is there, or is absent for a reason that lies in the media.
 
     A file may have no sound and nobody may speak in it; a video without pictures, or a vector for parts without one
     for the whole, is no property of a file.
@@ -158,3 +209,10 @@ def _places(segments: MediaSegments, bad: NDArray[np.bool_]) -> str:
     row = int(np.argmax(bad))
     place = f"{segments.embedding_option[row]} {segments.start_sec[row]:.2f}-{segments.end_sec[row]:.2f} s"
     return f"{int(bad.sum())} of {len(segments)} segments, first {place},"
+
+
+def clock(seconds: float) -> str:
+    """Return a time offset as people read it: `1:23:45`, `3:07`."""
+    whole = round(seconds)
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from embed_pipeline.client import AsyncEmbedClient
@@ -53,6 +54,19 @@ class AsyncioClient:
         self.assets = _Blocking(self._loop, self._client.assets)
         self.tasks = _Blocking(self._loop, self._client.v_2.tasks)
         self.v_2 = self
+
+    def cancel_once(self, ready: threading.Event, call: Callable[[Any], Any]) -> None:
+        """Runs a call of ``client.v_2.tasks`` and cancels it once ``ready`` is set."""
+
+        async def run() -> None:
+            running = asyncio.ensure_future(call(self._client.v_2.tasks))
+            await asyncio.to_thread(ready.wait, 10)
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+            assert running.cancelled()
+
+        self.tasks.run(run())
 
     @property
     def stats(self) -> Any:

@@ -5,17 +5,26 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from embed_pipeline.client import EmbedClient, RetryPolicy, VideoInputRequest
+from embed_pipeline.client import Budget, EmbedClient, RetryPolicy, VideoInputRequest
+from embed_pipeline.client.exchange import CreateRegistry
 from embed_pipeline_tests.client.asyncio_client import AsyncioClient
 from embed_pipeline_tests.client.scripted_server import ScriptedServer, serving
 
 QUICK = RetryPolicy(
-    max_attempts=4, initial_delay_sec=0.01, max_delay_sec=0.02, max_wait_sec=2.0, settle_delays_sec=(0.01, 0.01)
+    max_attempts=4,
+    initial_delay_sec=0.01,
+    max_delay_sec=0.02,
+    max_wait_sec=2.0,
+    settle_delays_sec=(0.01, 0.01),
+    doubt_margin_sec=0.1,
 )
 
 
 @pytest.fixture
 def platform() -> Iterator[ScriptedServer]:
+    # What a process remembers of a platform would otherwise meet a server that has got the same port.
+    Budget._shared.clear()
+    CreateRegistry._shared.clear()
     with serving() as server:
         yield server
 

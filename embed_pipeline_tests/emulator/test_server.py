@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from embed_pipeline.emulator import EmulatorSettings, Sizes, Switches, Timing
-from embed_pipeline.emulator.results import EmbeddingResult
 from embed_pipeline.emulator.server import Emulator, listen, main
+from embed_pipeline.emulator.state.results import EmbeddingResult
 from embed_pipeline.errors import ConfigurationError
 from embed_pipeline_tests.emulator.conftest import TASKS, video_request
 
