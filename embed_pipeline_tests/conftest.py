@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from embed_pipeline.media import sample_scenes, sample_sounds, samples, write_sample_library
+from embed_pipeline_tests.postgres import PostgresServer, ServerUnavailableError, postgres_server
 
 # Files that take long with few tests. They go first, or one process would be left alone with the last of them.
 _LONGEST = ("test_daemon.py", "test_crash.py", "test_browser.py", "test_submission_turns.py")
@@ -23,3 +25,20 @@ def sample_library(request: pytest.FixtureRequest) -> Path:
     folder = request.config.cache.mkdir(f"sample_library-{hashlib.sha256(recipes).hexdigest()[:12]}")
     write_sample_library(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server of this test process; the test is skipped where none can be had."""
+    try:
+        with postgres_server() as server:
+            yield server
+    except ServerUnavailableError as error:
+        pytest.skip(f"no PostgreSQL: {error}")
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer) -> Iterator[str]:
+    """The URL of an empty database on a PostgreSQL server."""
+    with postgres.database() as name:
+        yield postgres.url(name)

@@ -13,8 +13,9 @@ import sqlalchemy as sa
 from sqlalchemy import event, exc
 
 from embed_pipeline.errors import ConfigurationError, EmbedPipelineError
+from embed_pipeline.redaction import redact
 
-_BUSY_TIMEOUT_SEC = 60.0
+_BUSY_TIMEOUT_SEC = 60
 _CONNECT_TIMEOUT_SEC = 10
 _CONNECT_TRIES = 4
 _FORMS = (
@@ -44,7 +45,7 @@ def default_url(dataset_root: str) -> str:
             "ledger) to a database, such as postgresql://user:password@host:5432/database."
         )
     root = Path(rest if found else dataset_root).expanduser().absolute()
-    return f"sqlite:///{root / 'ledger.db'}"
+    return sa.URL.create("sqlite", database=str(root / "ledger.db")).render_as_string()
 
 
 class Database:
@@ -90,6 +91,9 @@ class Database:
             LedgerError: The database cannot be reached, is full, read-only or busy for a minute; nothing was written.
         """
         with self._connected(immediate=True) as connection, connection.begin():
+            if not self.is_sqlite:
+                # A process that is frozen within a transaction must not keep its locks.
+                connection.execute(_POSTGRES_TIMEOUTS)
             yield connection, self._now(connection)
 
     @contextmanager
@@ -129,19 +133,24 @@ class Database:
             with self._connect() as connection:
                 yield connection.execution_options(immediate=immediate)
         except exc.DBAPIError as error:
-            raise LedgerError(f"{self.place.capitalize()}: {_sentence(error)}") from error
+            secrets = (str(self._url.password or ""), str(self._url.query.get("password", "")))
+            words = redact(_sentence(error), *secrets)
+            raise LedgerError(f"{_capitalized(self.place)}: {words}") from error
+        except exc.TimeoutError as error:
+            raise LedgerError(
+                f"{_capitalized(self.place)}: all connections are in use for long. Lower the concurrency."
+            ) from error
 
     def _connect(self) -> sa.Connection:
-        engine = self._ready()
-        for attempt in range(1, _CONNECT_TRIES + 1):
+        for attempt in range(1, _CONNECT_TRIES):
             try:
-                return engine.connect()
-            except exc.OperationalError:
+                return self._ready().connect()
+            except exc.OperationalError as error:
                 # A server that restarts is back in seconds.
-                if self.is_sqlite or attempt == _CONNECT_TRIES:
+                if self.is_sqlite or not any(words in str(error.orig).lower() for words in _RESTARTING):
                     raise
                 time.sleep(0.5 * 2**attempt)
-        raise AssertionError
+        return self._ready().connect()
 
     def _ready(self) -> sa.Engine:
         with self._lock:
@@ -149,9 +158,6 @@ class Database:
                 engine = self._new_engine()
                 try:
                     migrate(engine, self.place)
-                except exc.DBAPIError as error:
-                    engine.dispose()
-                    raise LedgerError(f"{self.place.capitalize()} cannot be opened: {_sentence(error)}") from error
                 except BaseException:
                     engine.dispose()
                     raise
@@ -162,7 +168,10 @@ class Database:
         if not self.is_sqlite:
             try:
                 return sa.create_engine(
-                    self._url, pool_pre_ping=True, connect_args={"connect_timeout": _CONNECT_TIMEOUT_SEC}
+                    self._url,
+                    hide_parameters=True,
+                    pool_pre_ping=True,
+                    connect_args={"connect_timeout": _CONNECT_TIMEOUT_SEC},
                 )
             except ModuleNotFoundError:
                 raise ConfigurationError(
@@ -172,8 +181,13 @@ class Database:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise LedgerError(f"{self.place.capitalize()} cannot be made: {error.strerror}.") from error
-        engine = sa.create_engine(self._url, connect_args={"timeout": _BUSY_TIMEOUT_SEC, "check_same_thread": False})
+            raise LedgerError(f"{_capitalized(self.place)} cannot be made: {error.strerror}.") from error
+        engine = sa.create_engine(
+            self._url,
+            hide_parameters=True,
+            max_overflow=-1,  # whoever waits for the file holds a connection
+            connect_args={"timeout": _BUSY_TIMEOUT_SEC, "check_same_thread": False},
+        )
         event.listen(engine, "connect", _set_up_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
@@ -192,18 +206,14 @@ def migrate(engine: sa.Engine, place: str) -> None:
     from embed_pipeline.ledger.migrations.versions import HEAD
 
     # One statement where nothing is to be done, so that a sensor's tick need not import Alembic.
-    version = sa.Table("ledger_version", sa.MetaData(), sa.Column("version_num", sa.String))
-    with engine.connect() as connection:
-        if sa.inspect(connection).has_table("ledger_version"):
-            with connection.begin():
-                current = connection.execute(sa.select(version.c.version_num)).scalar()
-            if current == HEAD:
-                return
-            if current is not None and current > HEAD:
-                raise LedgerError(
-                    f"{place.capitalize()} was written by a newer version of embed_pipeline (schema {current}, and "
-                    f"this one knows {HEAD}). Upgrade the package; nothing was changed."
-                )
+    current = _schema_version(engine)
+    if current == HEAD:
+        return
+    if current is not None and current > HEAD:
+        raise LedgerError(
+            f"{_capitalized(place)} was written by a newer version of embed_pipeline (schema {current}, and this one "
+            f"knows {HEAD}). Upgrade the package; nothing was changed."
+        )
     from alembic import command
     from alembic.config import Config
 
@@ -217,8 +227,21 @@ def migrate(engine: sa.Engine, place: str) -> None:
         command.upgrade(config, "head")
 
 
+def _schema_version(engine: sa.Engine) -> str | None:
+    version = sa.Table("ledger_version", sa.MetaData(), sa.Column("version_num", sa.String))
+    with engine.connect() as connection, connection.begin():
+        if not sa.inspect(connection).has_table(version.name):
+            return None
+        return connection.execute(sa.select(version.c.version_num)).scalar()
+
+
 _SQLITE_NOW = sa.text("SELECT (julianday('now') - 2440587.5) * 86400.0")
 _POSTGRES_NOW = sa.text("SELECT extract(epoch FROM clock_timestamp())")
+_POSTGRES_TIMEOUTS = sa.text(
+    f"SELECT set_config('lock_timeout', '{_BUSY_TIMEOUT_SEC}s', true), "
+    f"set_config('idle_in_transaction_session_timeout', '{_BUSY_TIMEOUT_SEC}s', true)"
+)
+_RESTARTING = ("connection refused", "starting up", "shutting down", "recovery mode")
 
 
 def _parse(url: str) -> sa.URL:
@@ -230,14 +253,27 @@ def _parse(url: str) -> sa.URL:
             f"The ledger's URL (EMBED_LEDGER, the field ledger) is no database URL. {_FORMS}"
         ) from None
     backend = parsed.get_backend_name()
-    if backend == "sqlite" and parsed.database in {None, "", ":memory:"}:
-        raise ConfigurationError(f"The ledger's URL names no file, and a ledger in memory would be lost. {_FORMS}")
-    if backend == "postgresql":
+    if backend in {"postgresql", "postgres"}:
+        if "@" in (parsed.host or ""):
+            raise ConfigurationError(
+                "The ledger's URL (EMBED_LEDGER, the field ledger) has an @ in its user or password, which must be "
+                "written as %40 there."
+            )
         # SQLAlchemy takes the plain name for another driver in its older versions.
         return parsed.set(drivername="postgresql+psycopg")
     if backend != "sqlite":
         raise ConfigurationError(f"The ledger cannot be kept in {backend}. {_FORMS}")
-    return parsed
+    if parsed.database in {None, "", ":memory:"}:
+        raise ConfigurationError(f"The ledger's URL names no file, and a ledger in memory would be lost. {_FORMS}")
+    path = Path(str(parsed.database))
+    if not path.is_absolute():
+        # Runs and daemon may have different working folders: two ledgers, and everything paid for twice.
+        absolute = sa.URL.create("sqlite", database=str(path.absolute()))
+        raise ConfigurationError(
+            f"The ledger's URL names a relative path ({path}), which every process may take for another file. "
+            f"Use {absolute.render_as_string()} (four slashes)."
+        )
+    return parsed.set(drivername="sqlite")
 
 
 def _set_up_sqlite(connection: Any, _record: Any) -> None:
@@ -255,18 +291,27 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 def _sentence(error: exc.DBAPIError) -> str:
     """Return the driver's words with what to do; the statement and its values are left out."""
-    words = " ".join(str(error.orig).split()).rstrip(".")
+    # PostgreSQL's details repeat the row.
+    primary = getattr(getattr(error.orig, "diag", None), "message_primary", None)
+    words = " ".join(str(primary or error.orig).split()).rstrip(".?")
     advice = (
         ("readonly", "Make the file and its folder writable"),
         ("unable to open", "Check that its folder exists and is writable"),
         ("disk is full", "Free some space; what was committed is safe"),
         ("locked", "Another process holds it for long; look for one that hangs"),
+        ("lock timeout", "Another process holds it for long; look for one that hangs"),
         ("not a database", "It is another kind of file; name another one"),
         ("malformed", "It is damaged; restore it, or delete it and run `embed-pipeline ledger import`"),
         ("password authentication", "Check user and password in EMBED_LEDGER"),
+        ("permission denied", "Grant the user the right to create and change tables there"),
         ("does not exist", "Create it, or mend EMBED_LEDGER"),
     )
     hint = next((text for part, text in advice if part in words.lower()), None)
     if hint is None:
         hint = "Check that it runs and can be reached; nothing was lost, and the next run goes on"
     return f"{words}. {hint}."
+
+
+def _capitalized(place: str) -> str:
+    """Return the text with a large first letter; file names keep theirs."""
+    return place[:1].upper() + place[1:]

@@ -36,7 +36,8 @@ class DueFile:
 
     Args:
         key: The partition key.
-        step: What: `SUBMIT` or `RECOVER`.
+        step: What: `SUBMIT` or `RECOVER`; `WAIT` or `COLLECT` where only a task is to be attached to it that serves
+            its content already.
         interruptions: Runs that died while they worked on it.
         media_type: `audio` or `video`.
         duration_sec: Its length in seconds, where known.
@@ -234,7 +235,7 @@ class Ledger:
             return [key for (key,) in found]
 
     def due(self, target: Target, *, waiting: bool = False) -> list[DueFile]:
-        """Return the media files that a task is to be created or recovered for.
+        """Return the media files that a task is to be created, recovered or attached for.
 
         Args:
             target: The pipeline.
@@ -242,6 +243,12 @@ class Ledger:
         """
         with self.database.read() as (connection, now):
             step = media_step(target, now)
+            # Created for another pipeline, or for settings that were in force before.
+            is_unattached = sa.and_(
+                task.c.state.in_(SERVING),
+                sa.or_(media.c.task_id.is_(None), media.c.task_id != task.c.task_id),
+                step != Step.NONE.value,
+            )
             query = (
                 sa.select(
                     media.c.key, step.label("step"), media.c.interruptions, media.c.media_type, media.c.duration_sec
@@ -250,7 +257,7 @@ class Ledger:
                 .where(
                     media.c.pipeline == target.pipeline,
                     media.c.gone_at.is_(None),
-                    step.in_((Step.SUBMIT.value, Step.RECOVER.value)),
+                    sa.or_(step.in_((Step.SUBMIT.value, Step.RECOVER.value)), is_unattached),
                     *([] if waiting else [_is_free(now)]),
                 )
             )

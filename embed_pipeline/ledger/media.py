@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -17,6 +17,8 @@ from embed_pipeline.ledger.values import Content, MediaFacts, Target, TaskRow
 
 CHUNK = 500
 """Keys in one statement, at the most."""
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +93,9 @@ class MediaFiles:
             The changes that the run is to report.
         """
         rows: list[OutboxRow] = []
-        for start in range(0, len(files), CHUNK):
-            part = files[start : start + CHUNK]
+        ordered = sorted(files, key=lambda file: file.key)
+        for start in range(0, len(ordered), CHUNK):
+            part = ordered[start : start + CHUNK]
             with self._database.write() as (connection, now):
                 changed = _upsert(connection, now, target.pipeline, part)
                 told = [file for file in part if file.key in changed or file.key in again]
@@ -104,7 +107,8 @@ class MediaFiles:
     def mark_gone(self, name: str, keys: Collection[str]) -> None:
         """Record that media files vanished from the library."""
         with self._database.write() as (connection, now):
-            for part in chunks(keys):
+            for part in chunks(sorted(keys)):
+                lock_files(connection, name, part)
                 found = connection.execute(
                     sa.update(media)
                     .where(media.c.pipeline == name, media.c.key.in_(part), media.c.gone_at.is_(None))
@@ -123,7 +127,8 @@ class MediaFiles:
             retired: Whether their segments were removed from the dataset, which is reported.
         """
         with self._database.write() as (connection, now):
-            for part in chunks(keys):
+            for part in chunks(sorted(keys)):
+                lock_files(connection, name, part)
                 if retired:
                     outbox.append(connection, now, name, (("retired", key, {}) for key in part))
                 connection.execute(sa.delete(media).where(media.c.pipeline == name, media.c.key.in_(part)))
@@ -133,7 +138,8 @@ class MediaFiles:
         from embed_pipeline.ledger.rows import media_of, media_query
 
         with self._database.write() as (connection, now):
-            for part in chunks(keys):
+            for part in chunks(sorted(keys)):
+                lock_files(connection, target.pipeline, part)
                 query = media_query(target, now).where(media.c.key.in_(part))
                 for row in map(media_of, connection.execute(query)):
                     facts = MediaFacts(row.key, row.uri, row.media_type, row.fingerprint, row.size)
@@ -159,7 +165,7 @@ class MediaFiles:
             types: `audio` or `video`, and the length in seconds, by partition key.
         """
         with self._database.write() as (connection, now):
-            for key, (media_type, duration_sec) in types.items():
+            for key, (media_type, duration_sec) in sorted(types.items()):
                 connection.execute(
                     sa.update(media)
                     .where(media.c.pipeline == name, media.c.key == key)
@@ -177,7 +183,8 @@ class MediaFiles:
         doublings = sa.case((media.c.requests >= 10, 6), (media.c.requests >= 4, media.c.requests - 3), else_=0)
         wait = sa.case(*((doublings == number, min(patience_sec * 2**number, 3600.0)) for number in range(7)))
         with self._database.write() as (connection, now):
-            for part in chunks(keys):
+            for part in chunks(sorted(keys)):
+                lock_files(connection, name, part)
                 connection.execute(
                     sa.update(media)
                     .where(media.c.pipeline == name, media.c.key.in_(part))
@@ -189,7 +196,8 @@ class MediaFiles:
         """Record that a run works on media files; one that a dead run left is counted as interrupted."""
         with self._database.write() as (connection, now):
             interrupted = sa.and_(media.c.run_id.is_not(None), media.c.run_id != run_id, media.c.lease_until <= now)
-            for part in chunks(keys):
+            for part in chunks(sorted(keys)):
+                lock_files(connection, name, part)
                 connection.execute(
                     sa.update(media)
                     .where(media.c.pipeline == name, media.c.key.in_(part))
@@ -208,11 +216,13 @@ class MediaFiles:
     def renew_work(self, *, run_id: str, lease_sec: float) -> None:
         """Extend the lease of a run on the media files that it works on."""
         with self._database.write() as (connection, now):
+            _lock(connection, media.c.run_id == run_id)
             connection.execute(sa.update(media).where(media.c.run_id == run_id).values(lease_until=now + lease_sec))
 
     def end_work(self, *, run_id: str) -> None:
         """Record that a run works on nothing any more."""
         with self._database.write() as (connection, _):
+            _lock(connection, media.c.run_id == run_id)
             connection.execute(
                 sa.update(media).where(media.c.run_id == run_id).values(run_id=None, lease_until=None, interruptions=0)
             )
@@ -235,7 +245,7 @@ class MediaFiles:
             reasons: The reason, and for how many seconds, by partition key; None for an unknown time.
         """
         with self._database.write() as (connection, now):
-            for key, (reason, wait_sec) in reasons.items():
+            for key, (reason, wait_sec) in sorted(reasons.items()):
                 since = sa.case((media.c.deferred_reason == reason, media.c.deferred_since), else_=now)
                 connection.execute(
                     sa.update(media)
@@ -250,7 +260,8 @@ class MediaFiles:
     def remove_segments(self, name: str, keys: Collection[str]) -> None:
         """Record that the dataset does not have the segments of media files any more."""
         with self._database.write() as (connection, now):
-            for part in chunks(keys):
+            for part in chunks(sorted(keys)):
+                lock_files(connection, name, part)
                 connection.execute(
                     sa.update(media)
                     .where(media.c.pipeline == name, media.c.key.in_(part))
@@ -305,7 +316,8 @@ def attach(
     states = sa.or_(task.c.state.in_(SERVING), sa.and_(sa.true() if again else sa.false(), task.c.task_id.is_not(None)))
 
     rows: list[OutboxRow] = []
-    for part in chunks(keys):
+    for part in chunks(sorted(keys)):
+        lock_files(connection, target.pipeline, part)
         query = (
             sa.select(media.c.key, media.c.uri, media.c.fingerprint, media.c.task_id.label("attached"), *TASK_COLUMNS)
             .select_from(
@@ -351,7 +363,19 @@ def names_of(connection: sa.Connection, target: Target, content: Content) -> lis
             media.c.gone_at.is_(None),
         )
     )
-    return [key for (key,) in found]
+    return sorted(key for (key,) in found)
+
+
+def lock_files(connection: sa.Connection, name: str, keys: Collection[str]) -> None:
+    """Lock media files until the transaction ends; their outbox rows then have the order of their changes."""
+    _lock(connection, media.c.pipeline == name, media.c.key.in_(keys))
+
+
+def _lock(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> None:
+    """Lock media files in one order, so that two transactions never wait for each other."""
+    if connection.dialect.name != "sqlite":
+        ordered = sa.select(media.c.key).where(*conditions).order_by(media.c.pipeline, media.c.key)
+        connection.execute(ordered.with_for_update())
 
 
 def insert_new(connection: sa.Connection, table: sa.Table) -> Any:
@@ -367,9 +391,9 @@ def ensure_pipeline(connection: sa.Connection, name: str) -> None:
     connection.execute(insert_new(connection, pipeline).values(name=name))
 
 
-def chunks(keys: Collection[str]) -> Iterator[list[str]]:
-    """Cut partition keys into parts that fit into one statement."""
-    ordered = list(keys)
+def chunks(values: Collection[_T]) -> Iterator[list[_T]]:
+    """Cut values into parts that fit into one statement."""
+    ordered = list(values)
     for start in range(0, len(ordered), CHUNK):
         yield ordered[start : start + CHUNK]
 
@@ -415,19 +439,11 @@ def _content_payload(file: MediaFacts) -> dict[str, Any]:
 
 def _upsert(connection: sa.Connection, now: float, name: str, files: Sequence[MediaFacts]) -> set[str]:
     """Insert or update media files; return the keys that are new, changed or back."""
-    known = {
-        key: (fingerprint, gone_at)
-        for key, fingerprint, gone_at in connection.execute(
-            sa.select(media.c.key, media.c.fingerprint, media.c.gone_at)
-            .where(media.c.pipeline == name, media.c.key.in_([file.key for file in files]))
-            .with_for_update()
-        )
-    }
-    changed = {file.key for file in files if known.get(file.key) != (file.fingerprint, None)}
+    known = _locked(connection, name, [file.key for file in files])
     new = [file for file in files if file.key not in known]
     if new:
-        connection.execute(
-            insert_new(connection, media),
+        inserted = connection.execute(
+            insert_new(connection, media).returning(media.c.key),
             [
                 {
                     "pipeline": name,
@@ -443,6 +459,10 @@ def _upsert(connection: sa.Connection, now: float, name: str, files: Sequence[Me
                 for file in new
             ],
         )
+        # What another process inserted meanwhile is known after all.
+        others = {file.key for file in new} - {key for (key,) in inserted}
+        known |= _locked(connection, name, others)
+    changed = {file.key for file in files if known.get(file.key) != (file.fingerprint, None)}
     for file in files:
         if file.key not in known:
             continue
@@ -459,6 +479,19 @@ def _upsert(connection: sa.Connection, now: float, name: str, files: Sequence[Me
                 }
         connection.execute(sa.update(media).where(media.c.pipeline == name, media.c.key == file.key).values(values))
     return changed
+
+
+def _locked(connection: sa.Connection, name: str, keys: Collection[str]) -> dict[str, tuple[str, float | None]]:
+    """Lock media files, and return the content of each and since when it is gone."""
+    if not keys:
+        return {}
+    found = connection.execute(
+        sa.select(media.c.key, media.c.fingerprint, media.c.gone_at)
+        .where(media.c.pipeline == name, media.c.key.in_(keys))
+        .order_by(media.c.key)
+        .with_for_update()
+    )
+    return {key: (fingerprint, gone_at) for key, fingerprint, gone_at in found}
 
 
 def _in_chunks(connection: sa.Connection, query: sa.Select[Any], keys: Collection[str]) -> Iterator[Any]:

@@ -112,27 +112,28 @@ class Outbox:
             limit: Rows at the most.
             left_after_sec: A run's own rows count as left behind after so many seconds.
         """
-        columns = outbox.c
+        columns, earlier = outbox.c, outbox.alias("earlier")
         with self._database.read() as (connection, now):
-            younger = sa.and_(columns.run_id.is_not(None), columns.created_at > now - left_after_sec)
-            busy = connection.execute(
-                sa.select(columns.key, sa.func.min(columns.id).label("first"))
-                .where(columns.pipeline == pipeline, younger)
-                .group_by(columns.key)
-            )
+            young = now - left_after_sec
             # A later change of a media file waits until a run has reported the earlier one.
-            first_busy = {row.key: row.first for row in busy}
+            awaited = sa.exists().where(
+                earlier.c.pipeline == pipeline,
+                earlier.c.key == columns.key,
+                earlier.c.run_id.is_not(None),
+                earlier.c.created_at > young,
+                earlier.c.id < columns.id,
+            )
             found = connection.execute(
                 sa.select(columns.id, columns.kind, columns.key, columns.payload, columns.created_at)
-                .where(columns.pipeline == pipeline, sa.not_(younger))
+                .where(
+                    columns.pipeline == pipeline,
+                    sa.or_(columns.run_id.is_(None), columns.created_at <= young),
+                    sa.not_(awaited),
+                )
                 .order_by(columns.id)
                 .limit(limit)
             )
-            return [
-                OutboxRow(row.id, row.kind, row.key, json.loads(row.payload), row.created_at)
-                for row in found
-                if row.id < first_busy.get(row.key, row.id + 1)
-            ]
+            return [OutboxRow(row.id, row.kind, row.key, json.loads(row.payload), row.created_at) for row in found]
 
     def count(self, pipeline: str) -> int:
         """Return how many rows wait, those of live runs included."""

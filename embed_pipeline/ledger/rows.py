@@ -46,6 +46,7 @@ def task_of(row: Any) -> TaskRow | None:
         expires_at=row.task_expires_at,
         retry_at=row.task_retry_at,
         error=row.task_error,
+        fence=row.task_fence,
     )
 
 

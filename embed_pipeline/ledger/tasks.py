@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+import itertools
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import sqlalchemy as sa
 
 from embed_pipeline.ledger import outbox
-from embed_pipeline.ledger.database import Database
-from embed_pipeline.ledger.media import UNDEFERRED, attach, chunks, ensure_pipeline, failure_payload, insert_new, names_of
+from embed_pipeline.ledger.database import Database, LedgerError
+from embed_pipeline.ledger.media import (
+    CHUNK,
+    UNDEFERRED,
+    attach,
+    chunks,
+    ensure_pipeline,
+    failure_payload,
+    insert_new,
+    lock_files,
+    names_of,
+)
 from embed_pipeline.ledger.outbox import OutboxRow
 from embed_pipeline.ledger.rows import TASK_COLUMNS, task_of
-from embed_pipeline.ledger.states import ENDED, SERVING, Step, TaskState, task_step
+from embed_pipeline.ledger.states import ENDED, SERVING, Step, TaskState, task_step, wanted_digest
 from embed_pipeline.ledger.tables import media, pipeline, task
 from embed_pipeline.ledger.values import (
     Claim,
@@ -29,6 +40,8 @@ from embed_pipeline.ledger.values import (
 )
 
 DAY_SEC = 86400.0
+_PER_RUN = "max_minutes_per_run"
+_PER_DAY = "max_minutes_per_day"
 Ask = Literal["due", "failed", "force"]
 """What a claim may follow: what is due by itself, also what failed for good, or anything."""
 
@@ -72,18 +85,23 @@ class Tasks:
             outcomes: dict[Content, Claimed | ClaimOutcome] = {}
             # In one order, so that two transactions never wait for each other.
             for claim in sorted(claims, key=lambda one: one.content):
+                if claim.content in outcomes:
+                    continue
                 before, step = latest.get(claim.content, (None, Step.SUBMIT))
                 if step is not Step.SUBMIT and before is not None and _may_follow(before, step, ask, run_id):
                     step = Step.SUBMIT
                 if step is not Step.SUBMIT:
                     outcomes[claim.content] = ClaimOutcome(step, before)
-                elif (reached := budget.spend(claim.minutes)) is not None:
+                elif (reached := budget.reached(claim, before)) is not None:
                     outcomes[claim.content] = ClaimOutcome(Step.SUBMIT, before, reached)
                 else:
                     by_hand = ask != "due"
-                    outcomes[claim.content] = self._insert(
+                    outcome = self._insert(
                         connection, now, target, claim, before, run_id, owner, lease_sec, by_hand=by_hand
                     )
+                    if isinstance(outcome, Claimed):
+                        budget.spend(claim, before)
+                    outcomes[claim.content] = outcome
             return outcomes
 
     def mark_sent(self, claimed: TaskRow, *, lease_sec: float, doubt_sec: float) -> bool:
@@ -100,7 +118,7 @@ class Tasks:
         with self._database.write() as (connection, now):
             renewed = connection.execute(
                 sa.update(task)
-                .where(*_own(claimed))
+                .where(*_own(claimed), task.c.lease_until > now)
                 .values(lease_until=now + lease_sec, sent_at=now, in_doubt_until=now + doubt_sec)
             )
             return renewed.rowcount == 1
@@ -154,13 +172,11 @@ class Tasks:
             return cleared.rowcount == 1
 
     def renew(self, owner: str, *, lease_sec: float) -> None:
-        """Extend the leases of all claims of a process, as while it uploads."""
+        """Extend the leases of all claims of a process, as while it uploads; what has lapsed stays lapsed."""
         with self._database.write() as (connection, now):
-            connection.execute(
-                sa.update(task)
-                .where(task.c.owner == owner, task.c.state == TaskState.CLAIMED)
-                .values(lease_until=now + lease_sec)
-            )
+            live = task.c.owner == owner, task.c.state == TaskState.CLAIMED, task.c.lease_until > now
+            _lock(connection, *live)
+            connection.execute(sa.update(task).where(*live).values(lease_until=now + lease_sec))
 
     def note_upload(self, claimed: TaskRow, asset_id: str | None) -> None:
         """Record the upload that was made under a claim, so that a recovery can use or delete it."""
@@ -197,7 +213,7 @@ class Tasks:
                 found = connection.execute(
                     sa.update(task)
                     .where(task.c.id == row.id, task.c.state == TaskState.CLAIMED, task.c.lease_until <= now)
-                    .values(owner=owner, lease_until=now + lease_sec)
+                    .values(owner=owner, fence=task.c.fence + 1, lease_until=now + lease_sec)
                     .returning(*TASK_COLUMNS)
                 ).one_or_none()
                 if found is not None and (own := task_of(found)) is not None:
@@ -255,6 +271,9 @@ class Tasks:
 
         Returns:
             The changes that the run is to report, and the duplicate if the claim was lost and another task serves.
+
+        Raises:
+            LedgerError: The task serves another content already.
         """
         with self._database.write() as (connection, now):
             at = created_at if created_at is not None else now
@@ -265,20 +284,13 @@ class Tasks:
                 "created_at": at,
                 "expires_at": at + lifetime_sec,
                 "in_doubt_until": None,
+                "ended_at": None,
+                "retry_at": None,
+                "error": None,
             }
-            # Also of a claim that another process took over meanwhile: the first answer counts.
-            recorded = connection.execute(
-                sa.update(task).where(task.c.id == claimed.id, task.c.state == TaskState.CLAIMED).values(values)
-            )
-            if recorded.rowcount == 0:
-                serving = connection.execute(
-                    sa.select(task.c.task_id).where(_is(claimed.content), task.c.is_latest)
-                ).scalar_one_or_none()
-                if serving is None:  # released or refused meanwhile, and the task is there all the same
-                    new = {**_values(claimed), **values, "is_latest": True}
-                    recorded = connection.execute(insert_new(connection, task).values(new))
-                if recorded.rowcount == 0 and serving != task_id:
-                    return [], Duplicate(task_id, serving)
+            duplicate = _record_answer(connection, claimed, values)
+            if duplicate is not None:
+                return [], duplicate
             keys = names_of(connection, target, claimed.content)
             return attach(connection, now, target, keys, run_id=run_id, own=own), None
 
@@ -334,6 +346,7 @@ class Tasks:
                 return []
             keys = names_of(connection, target, row.content)
             for part in chunks(keys):
+                lock_files(connection, target.pipeline, part)
                 connection.execute(
                     sa.update(media)
                     .where(media.c.pipeline == target.pipeline, media.c.key.in_(part))
@@ -345,12 +358,10 @@ class Tasks:
     def mark_ready(self, rows: Collection[int]) -> None:
         """Record that tasks have ended on the platform, by the ids of their rows."""
         with self._database.write() as (connection, now):
-            for start in range(0, len(ids := list(rows)), 500):
-                connection.execute(
-                    sa.update(task)
-                    .where(task.c.id.in_(ids[start : start + 500]), task.c.state == TaskState.PROCESSING)
-                    .values(state=TaskState.READY, ready_at=now)
-                )
+            for part in chunks(sorted(rows)):
+                processing = task.c.id.in_(part), task.c.state == TaskState.PROCESSING
+                _lock(connection, *processing)
+                connection.execute(sa.update(task).where(*processing).values(state=TaskState.READY, ready_at=now))
 
     def collected(
         self, target: Target, row: TaskRow, written: Sequence[Written], *, run_id: str | None = None
@@ -370,14 +381,22 @@ class Tasks:
             collected: dict[str, Any] = {"state": TaskState.COLLECTED, "ended_at": now, "error": None}
             if (ready_at := next((file.ready_at for file in written if file.ready_at is not None), None)) is not None:
                 collected["ready_at"] = ready_at
-            connection.execute(sa.update(task).where(task.c.id == row.id).values(collected))
+            is_latest = connection.execute(
+                sa.update(task).where(task.c.id == row.id).values(collected).returning(task.c.is_latest)
+            ).scalar()
+            # A file that changed meanwhile, or got another task, still waits for that one.
+            serves = sa.and_(
+                sa.true() if is_latest and row.content.platform == target.platform else sa.false(),
+                media.c.fingerprint == row.content.fingerprint,
+                wanted_digest(target) == row.content.settings_digest,
+            )
             changes: list[outbox.Change] = []
-            for file in written:
-                connection.execute(
+            for file in sorted(written, key=lambda one: one.key):
+                recorded = connection.execute(
                     sa.update(media)
                     .where(media.c.pipeline == target.pipeline, media.c.key == file.key)
                     .values(
-                        task_id=row.task_id,
+                        task_id=sa.case((serves, row.task_id), else_=media.c.task_id),
                         embedded_fingerprint=row.content.fingerprint,
                         embedded_digest=row.content.settings_digest,
                         embedded_platform=row.content.platform,
@@ -393,6 +412,8 @@ class Tasks:
                         **UNDEFERRED,
                     )
                 )
+                if recorded.rowcount == 0:
+                    continue  # nobody wants it any more
                 payload = {
                     "task_id": row.task_id,
                     "attempt": row.attempt,
@@ -420,8 +441,16 @@ class Tasks:
             How many were new to the ledger.
         """
         count = 0
+        remaining = iter(results)
+        # Reading results takes time, in which nobody else could write.
+        while part := list(itertools.islice(remaining, CHUNK)):
+            count += self._adopt(target, part)
+        return count
+
+    def _adopt(self, target: Target, results: Sequence[tuple[TaskRow, str, Written]]) -> int:
+        count = 0
         with self._database.write() as (connection, now):
-            for row, uri, file in results:
+            for row, uri, file in sorted(results, key=lambda one: one[2].key):
                 new = {**_values(row), "state": TaskState.COLLECTED, "is_latest": True, "task_id": row.task_id}
                 new |= {"origin": "imported", "created_at": row.created_at, "ended_at": row.created_at}
                 inserted = connection.execute(insert_new(connection, task).values(new))
@@ -449,11 +478,12 @@ class Tasks:
                 }
                 known = connection.execute(insert_new(connection, media).values(facts))
                 if known.rowcount == 0:
+                    unserved = sa.and_(media.c.task_id.is_(None), media.c.fingerprint == row.content.fingerprint)
                     connection.execute(
                         sa.update(media)
                         .where(media.c.pipeline == target.pipeline, media.c.key == file.key)
                         .where(media.c.embedded_task_id.is_(None))
-                        .values(values)
+                        .values(task_id=sa.case((unserved, row.task_id), else_=media.c.task_id), **values)
                     )
                 count += max(inserted.rowcount, known.rowcount, 0) > 0
         return count
@@ -483,6 +513,7 @@ class Tasks:
             "key": claim.key,
             "run_id": run_id,
             "owner": owner,
+            "fence": 1,
             "claimed_at": now,
             "lease_until": now + lease_sec,
             "source_url": claim.source_url,
@@ -495,9 +526,8 @@ class Tasks:
         if before is not None and before.state is TaskState.CLAIMED:
             # Its run died before anything was sent, so the same attempt goes on under a new owner.
             values |= {"attempt": before.attempt, "tries": before.tries, "sent_at": None, "in_doubt_until": None}
-            taken = sa.update(task).where(
-                task.c.id == before.id, task.c.state == TaskState.CLAIMED, task.c.owner == before.owner
-            )
+            values |= {"fence": before.fence + 1}
+            taken = sa.update(task).where(*_own(before))
             found = connection.execute(taken.values(values).returning(*TASK_COLUMNS)).one_or_none()
         else:
             if before is not None:
@@ -539,26 +569,36 @@ class _Budget:
         self, connection: sa.Connection, now: float, target: Target, run_id: str, limits: Limits | None
     ) -> None:
         self._left: dict[str, float] = {}
+        self._pipeline, self._run_id, self._day_start = target.pipeline, run_id, now - DAY_SEC
         if limits is None or (limits.per_run is None and limits.per_day is None):
             return
         # Runs of one pipeline count one after the other, or two could both spend the last minute.
         connection.execute(sa.select(pipeline.c.name).where(pipeline.c.name == target.pipeline).with_for_update())
         if limits.per_run is not None:
-            self._left["max_minutes_per_run"] = limits.per_run - spent(connection, target, task.c.run_id == run_id)
+            self._left[_PER_RUN] = limits.per_run - spent(connection, target, task.c.run_id == run_id)
         if limits.per_day is not None:
-            self._left["max_minutes_per_day"] = limits.per_day - spent(
-                connection, target, task.c.claimed_at > now - DAY_SEC
-            )
+            self._left[_PER_DAY] = limits.per_day - spent(connection, target, task.c.claimed_at > self._day_start)
 
-    def spend(self, minutes: float | None) -> str | None:
-        """Take minutes off; or return which limit is reached and take nothing."""
+    def reached(self, claim: Claim, before: TaskRow | None) -> str | None:
+        """Return which limit stands in the way of a claim, in words; None for none."""
         for name, left in self._left.items():
-            if (minutes or 0.0) > left:
+            if self._minutes(name, claim, before) > left:
                 # The same words for every file that it keeps waiting, so that they can be counted as one.
                 return f"{name} is reached: {max(left, 0.0):.1f} min are left, too few for it"
-        for name in self._left:
-            self._left[name] -= minutes or 0.0
         return None
+
+    def spend(self, claim: Claim, before: TaskRow | None) -> None:
+        """Take the minutes of a claim off what is left."""
+        for name in self._left:
+            self._left[name] -= self._minutes(name, claim, before)
+
+    def _minutes(self, name: str, claim: Claim, before: TaskRow | None) -> float:
+        """Return the minutes that a claim adds: a lapsed one that goes on has been counted."""
+        minutes = claim.minutes or 0.0
+        if before is None or before.state is not TaskState.CLAIMED or before.pipeline != self._pipeline:
+            return minutes
+        counted = before.run_id == self._run_id if name == _PER_RUN else before.claimed_at > self._day_start
+        return minutes - (before.minutes or 0.0) if counted else minutes
 
 
 def spent(connection: sa.Connection, target: Target, *conditions: sa.ColumnElement[bool]) -> float:
@@ -584,8 +624,62 @@ def _may_follow(before: TaskRow, step: Step, ask: Ask, run_id: str) -> bool:
     return ask == "force" and before.run_id != run_id
 
 
+def _record_answer(connection: sa.Connection, claimed: TaskRow, values: Mapping[str, Any]) -> Duplicate | None:
+    """Record a created task: the first answer counts, whoever has the claim by now; none is forgotten.
+
+    Args:
+        connection: The transaction.
+        claimed: The claim that it was created under.
+        values: The columns of the answer.
+
+    Returns:
+        The task as a duplicate where another one serves the content.
+    """
+    task_id = values["task_id"]
+    noted = connection.execute(
+        sa.select(*TASK_COLUMNS).where(task.c.task_id == task_id, task.c.platform == claimed.content.platform)
+    ).one_or_none()
+    if noted is not None:
+        if (row := task_of(noted)) is not None and row.content != claimed.content:
+            raise LedgerError(
+                f"Task {task_id} serves the content of {row.key} already, and cannot serve {claimed.key}."
+            )
+        return None
+    answered = sa.update(task).values(values)
+    open_claim = task.c.id == claimed.id, task.c.state == TaskState.CLAIMED
+    if connection.execute(answered.where(*open_claim)).rowcount == 1:
+        return None
+    while True:
+        latest = connection.execute(
+            sa.select(*TASK_COLUMNS).where(_is(claimed.content), task.c.is_latest).with_for_update()
+        ).one_or_none()
+        before = task_of(latest) if latest is not None else None
+        if before is not None and before.state in SERVING:
+            return Duplicate(task_id, before.task_id)
+        if before is not None and before.state in {TaskState.CLAIMED, TaskState.REFUSED}:
+            connection.execute(answered.where(task.c.id == before.id))
+            return None
+        attempt = 1 if before is None else before.attempt + 1
+        if before is not None:
+            connection.execute(sa.update(task).where(task.c.id == before.id).values(is_latest=False))
+        new = {**_values(claimed), **values, "attempt": attempt, "is_latest": True}
+        if connection.execute(insert_new(connection, task).values(new)).rowcount == 1:
+            return None
+
+
+def _lock(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> None:
+    """Lock tasks in one order, so that two transactions never wait for each other."""
+    if connection.dialect.name != "sqlite":
+        connection.execute(sa.select(task.c.id).where(*conditions).order_by(task.c.id).with_for_update())
+
+
 def _own(claimed: TaskRow) -> tuple[sa.ColumnElement[bool], ...]:
-    return task.c.id == claimed.id, task.c.owner == claimed.owner, task.c.state == TaskState.CLAIMED
+    return (
+        task.c.id == claimed.id,
+        task.c.owner == claimed.owner,
+        task.c.fence == claimed.fence,
+        task.c.state == TaskState.CLAIMED,
+    )
 
 
 def _is(content: Content) -> sa.ColumnElement[bool]:
@@ -608,6 +702,7 @@ def _values(row: TaskRow) -> dict[str, Any]:
         "key": row.key,
         "run_id": row.run_id,
         "owner": row.owner,
+        "fence": row.fence,
         "claimed_at": row.claimed_at,
         "lease_until": row.claimed_at,
         "source_url": row.source_url,

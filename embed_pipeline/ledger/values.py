@@ -106,6 +106,7 @@ class TaskRow:
         expires_at: When the platform drops its result.
         retry_at: From when on another attempt may follow.
         error: Why it gives no result, in the platform's words.
+        fence: The holder of the claim, counted from 1; only the present one may send.
     """
 
     id: int
@@ -135,6 +136,7 @@ class TaskRow:
     expires_at: float | None
     retry_at: float | None
     error: str | None
+    fence: int = 1
 
 
 @dataclass(frozen=True, slots=True)
