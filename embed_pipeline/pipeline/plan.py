@@ -283,8 +283,11 @@ def no_create_reason(step: Step, task: TaskRow | None, key: str) -> tuple[Planne
         case Step.RECOVER:
             return PlannedAction.WAITING, "it is not known yet whether a run that died has created its task"
         case Step.GIVE_UP:
-            error = task.error if task is not None else None
-            return PlannedAction.FAILED, f"{error or 'it failed'}; retry it by hand"
+            error = (task.error if task is not None else None) or "it failed"
+            if task is None or task.state is not TaskState.REFUSED:
+                return PlannedAction.FAILED, f"{error}; retry it by hand"
+            bounds = (PlannedAction.TOO_SHORT, PlannedAction.TOO_LONG)
+            return next((one for one in bounds if error.startswith(one)), PlannedAction.REFUSED), error
         case _:
             if task is not None and task.key != key:
                 return PlannedAction.SAME_CONTENT, f"the same content as {task.key}"

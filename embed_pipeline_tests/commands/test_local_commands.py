@@ -18,16 +18,15 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 from embed_pipeline import cli
-from embed_pipeline.commands.emulator_process import emulator_process, running_emulator
-from embed_pipeline.commands.interrupting import interrupted_in_order
-from embed_pipeline.commands.opening import find_place
-from embed_pipeline.commands.platform import configured_platform
+from embed_pipeline.commands.context import ProjectDir, find_context
+from embed_pipeline.commands.platform import configured_platform, emulator_process, running_emulator
+from embed_pipeline.commands.signals import interrupted_in_order
 from embed_pipeline.commands.status import status_table
-from embed_pipeline.commands.workplace import Workplace
 from embed_pipeline.emulator import Emulator, EmulatorSettings
 from embed_pipeline.errors import EmbedPipelineError
-from embed_pipeline.orchestration.states import MediaState
-from embed_pipeline.orchestration.status import MediaStatus
+from embed_pipeline.ledger import Ledger, MediaState
+from embed_pipeline.ledger.database import default_url
+from embed_pipeline.pipeline.publish import MediaStatus
 from embed_pipeline_tests.orchestration.world import write_sound
 
 _OURS = ("EMBED_API_KEY", "TWELVE_LABS_API_KEY", "EMBED_BASE_URL", "TWELVELABS_BASE_URL", "EMBED_MEDIA", "EMBED_OUTPUT")
@@ -65,7 +64,7 @@ def message(result: Result) -> str:
 
 
 def test_the_demo_takes_files_that_were_copied_just_now_and_an_emulator_that_runs(tmp_path: Path, media: Path) -> None:
-    state = Workplace.for_library(tmp_path / "home", media).emulator_state
+    state = ProjectDir.for_library(tmp_path / "home", media).emulator_state
     with emulator_process(state=state, media_root=media, engine="instant") as url:
         result = run("demo", "--home", tmp_path / "home", "--media", media)
 
@@ -118,7 +117,7 @@ def test_a_folder_that_is_not_there_is_named_before_anything_starts(tmp_path: Pa
 def test_a_home_that_cannot_be_written_is_named(tmp_path: Path, media: Path, command: str) -> None:
     (tmp_path / "file").touch()
 
-    assert "cannot be written (Not a directory). Name another place with --home" in message(
+    assert "cannot be written (Not a directory). Name another context with --home" in message(
         run(command, "--home", tmp_path / "file" / "home", "--media", media)
     )
 
@@ -167,17 +166,17 @@ def test_retry_says_why_its_run_failed(tmp_path: Path, media: Path, locked_platf
 
 def test_an_address_is_kept_as_it_was_named(tmp_path: Path) -> None:
     for environment, media in (({"EMBED_MEDIA": "s3://bucket/prefix"}, None), ({}, "s3://bucket/prefix")):
-        place = find_place(tmp_path, media, environment)
+        context = find_context(tmp_path, media, environment)
 
-        assert place.environment["EMBED_MEDIA"] == "s3://bucket/prefix"
-        assert place.workplace is not None
-        assert place.workplace.folder is None
+        assert context.environment["EMBED_MEDIA"] == "s3://bucket/prefix"
+        assert context.project is not None
+        assert context.project.folder is None
     manifest = tmp_path / "list.txt"
     manifest.write_text("https://media.example.com/one.mp4\n")
-    place = Workplace.for_library(tmp_path, manifest)
-    assert place.location == str(manifest)
-    assert place.folder is None
-    assert Workplace.for_library(tmp_path, f"file://{tmp_path}/a%20b").folder == tmp_path / "a b"
+    context = ProjectDir.for_library(tmp_path, manifest)
+    assert context.location == str(manifest)
+    assert context.folder is None
+    assert ProjectDir.for_library(tmp_path, f"file://{tmp_path}/a%20b").folder == tmp_path / "a b"
 
 
 def test_a_command_takes_an_address(tmp_path: Path) -> None:
@@ -256,8 +255,8 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
 
 @pytest.mark.slow
 def test_a_demo_goes_on_where_one_that_was_killed_left_off(tmp_path: Path, media: Path) -> None:
-    place = Workplace.for_library(tmp_path / "home", media)
-    with emulator_process(state=place.emulator_state, media_root=media, engine="instant") as address:
+    context = ProjectDir.for_library(tmp_path / "home", media)
+    with emulator_process(state=context.emulator_state, media_root=media, engine="instant") as address:
         faults = [{"kind": "latency", "on": "create", "seconds": 5.0}]
         httpx.put(httpx.URL(address).join("/_emulator/faults"), json={"faults": faults}).raise_for_status()
         command = [
@@ -270,13 +269,14 @@ def test_a_demo_goes_on_where_one_that_was_killed_left_off(tmp_path: Path, media
             "--media",
             media,
         ]
-        with dg.DagsterInstance.from_config(str(place.dagster_home())) as instance:
+        with dg.DagsterInstance.from_config(str(context.dagster_home())) as instance:
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])
             deadline = time.monotonic() + 60
-            while not instance.get_runs(started):
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+            with Ledger(default_url(str(context.dataset))) as ledger:
+                while not (instance.get_runs(started) and ledger.tasks.claims("")):
+                    assert time.monotonic() < deadline
+                    time.sleep(0.05)
             process.kill()
             process.wait()
             assert instance.get_runs(started)
@@ -290,7 +290,7 @@ def test_a_demo_goes_on_where_one_that_was_killed_left_off(tmp_path: Path, media
 
 @pytest.mark.slow
 def test_sigterm_ends_the_demo_and_its_emulator(tmp_path: Path, media: Path) -> None:
-    state = Workplace.for_library(tmp_path / "home", media).emulator_state
+    state = ProjectDir.for_library(tmp_path / "home", media).emulator_state
     with emulator_process(state=state, media_root=media, engine="instant", hold=True):
         command = ["demo", "--home", str(tmp_path / "home"), "--media", str(media)]
         process = subprocess.Popen(

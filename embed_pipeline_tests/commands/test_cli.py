@@ -15,9 +15,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from embed_pipeline import cli
-from embed_pipeline.commands.opening import find_place
+from embed_pipeline.commands.context import exported, find_context
 from embed_pipeline.emulator import Emulator, EmulatorSettings
-from embed_pipeline.errors import ConfigurationError
+from embed_pipeline.errors import ConfigurationError, DatasetError
 from embed_pipeline_tests.orchestration.world import write_sound
 
 
@@ -62,16 +62,16 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
 def embed(shell: Shell) -> None:
     import dagster as dg
 
-    from embed_pipeline.orchestration.driver import Driver
+    from embed_pipeline.orchestration.daemon import InProcessDaemon
+    from embed_pipeline.orchestration.definitions import build_definitions
     from embed_pipeline.orchestration.environment import blueprint_from_environment
-    from embed_pipeline.orchestration.pipeline import build_definitions
 
-    place = find_place(shell.home, shell.media, {**shell.environment, "EMBED_SENSOR_INTERVAL": "5"})
-    assert place.workplace is not None
-    place.workplace.dagster_home()
-    blueprint = blueprint_from_environment(place.environment)
-    with dg.DagsterInstance.from_config(str(place.dagster_home)) as instance:
-        driver = Driver(build_definitions(blueprint), instance, blueprint.names)
+    context = find_context(shell.home, shell.media, {**shell.environment, "EMBED_SENSOR_INTERVAL": "5"})
+    assert context.project is not None
+    context.project.dagster_home()
+    with exported(context.environment), dg.DagsterInstance.from_config(str(context.dagster_home)) as instance:
+        blueprint = blueprint_from_environment(context.environment)
+        driver = InProcessDaemon(build_definitions(blueprint), instance, blueprint.names)
         driver.discover()
         driver.collect_ready()
 
@@ -118,7 +118,7 @@ def test_plan_tells_what_is_left_to_do(shell: Shell) -> None:
     plan = shell.json("plan")
 
     assert plan["counts"]["unchanged"] == 2
-    assert plan["counts"]["unreadable"] == 1
+    assert plan["counts"]["refused"] == 1
     assert plan["tasks"] == 0
 
 
@@ -168,11 +168,11 @@ def test_search_by_media_file_finds_the_other_one(shell: Shell) -> None:
 
 def test_search_by_segment_and_by_vector_agree(shell: Shell, tmp_path: Path) -> None:
     first = shell.json("search", "--media", "one.wav", "-k", "1")[0]
-    place = find_place(shell.home, shell.media, shell.environment)
+    context = find_context(shell.home, shell.media, shell.environment)
     from embed_pipeline.dataset import read_embeddings
 
     columns = ("segment_id", "embedding")
-    rows = read_embeddings(place.environment["EMBED_OUTPUT"], columns=columns, source="segments").to_pylist()
+    rows = read_embeddings(context.environment["EMBED_OUTPUT"], columns=columns, source="segments").to_pylist()
     vector = next(row["embedding"] for row in rows if row["segment_id"] == first["segment_id"])
     np.save(tmp_path / "vector.npy", np.asarray(vector, np.float32))
     (tmp_path / "vector.json").write_text(json.dumps([float(value) for value in vector]))
@@ -194,11 +194,12 @@ def test_search_embeds_a_file_that_is_not_in_the_dataset(shell: Shell, tmp_path:
     assert matches[0]["score"] == pytest.approx(1.0, abs=1e-4)
 
 
-def test_a_search_that_finds_nothing_says_what_it_looked_among(shell: Shell) -> None:
+def test_an_option_that_the_dataset_does_not_hold_is_refused_with_those_that_it_does(shell: Shell) -> None:
     result = shell.run("search", "--media", "one.wav", "--option", "visual")
 
-    assert words(result) == "Nothing was found: the dataset holds no other segments with option visual, scope clip."
-    assert shell.json("search", "--media", "one.wav", "--option", "visual") == []
+    assert isinstance(result.exception, DatasetError)
+    assert "visual" in result.exception.message
+    assert "audio" in result.exception.message
 
 
 @pytest.mark.parametrize(
@@ -230,6 +231,6 @@ def test_an_error_is_one_sentence_and_no_traceback(
 def test_dagster_home_is_used_unless_a_home_is_named(tmp_path: Path) -> None:
     environment = {"DAGSTER_HOME": str(tmp_path / "team"), "EMBED_MEDIA": "s3://bucket/library"}
 
-    assert find_place(None, None, environment).dagster_home == tmp_path / "team"
-    assert find_place(None, None, environment).environment["EMBED_MEDIA"] == "s3://bucket/library"
-    assert find_place(tmp_path / "home", tmp_path / "media", environment).workplace is not None
+    assert find_context(None, None, environment).dagster_home == tmp_path / "team"
+    assert find_context(None, None, environment).environment["EMBED_MEDIA"] == "s3://bucket/library"
+    assert find_context(tmp_path / "home", tmp_path / "media", environment).project is not None

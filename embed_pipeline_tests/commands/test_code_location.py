@@ -9,27 +9,28 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+import sqlalchemy as sa
 from click.testing import CliRunner, Result
 
 from embed_pipeline import cli
 from embed_pipeline.commands.code_location import CodeLocation
-from embed_pipeline.commands.opening import find_place, opened
-from embed_pipeline.commands.workplace import Workplace
+from embed_pipeline.commands.context import ProjectDir, find_context, opened
 from embed_pipeline.emulator import Emulator, EmulatorSettings
 from embed_pipeline.errors import EmbedPipelineError
-from embed_pipeline.orchestration.ledger import Ledger
-from embed_pipeline.orchestration.names import PipelineNames
-from embed_pipeline.orchestration.pipeline import build_definitions
-from embed_pipeline.orchestration.pipelines import blueprints_in
+from embed_pipeline.ledger import Ledger
+from embed_pipeline.ledger.database import default_url
+from embed_pipeline.ledger.tables import task
+from embed_pipeline.orchestration.blueprint import blueprints_in
+from embed_pipeline.orchestration.definitions import build_definitions
 from embed_pipeline.orchestration.resources import EmbeddingStoreResource
-from embed_pipeline.orchestration.settings import EmbeddingSettings
+from embed_pipeline.pipeline.settings import EmbeddingSettings
 from embed_pipeline_tests.orchestration.world import World
 
 _DEFINITIONS = """\
 import os
 import dagster as dg
 from embed_pipeline import *
-from embed_pipeline.orchestration.settings import EmbeddingSettings
+from embed_pipeline.pipeline.settings import EmbeddingSettings
 
 def pipeline(name):
     return build_definitions(Blueprint(
@@ -54,12 +55,12 @@ class Team:
 
     def __init__(self, root: Path, emulator: Emulator) -> None:
         self.root, self.media = root, root / "media"
-        self.home = Workplace(root, str(self.media)).dagster_home()
+        self.home = ProjectDir(root, str(self.media)).dagster_home()
         (root / ".env").write_text(f"TEAM_URL={emulator.base_url}\n")
         self.both, self.films = self._code("both", "films", None), self._code("films_alone", "films")
         with dg.DagsterInstance.from_config(str(self.home)) as instance:
             for name in ("films", None):
-                store = EmbeddingStoreResource(root=str(root / f"embeddings of {name or 'no name'}"))
+                store = EmbeddingStoreResource(root=self.output(name))
                 world = World(root, instance, emulator, name=name, settings=_SETTINGS).varied(store=store)
                 world.add("short.wav", seconds=1.0)
                 world.add("a.wav", "b.wav")
@@ -77,9 +78,13 @@ class Team:
 
     def scopes(self, name: str | None, key: str) -> list[tuple[str, ...]]:
         """The scopes of every task of a file, latest first."""
-        with dg.DagsterInstance.from_config(str(self.home)) as instance:
-            records = Ledger(instance, PipelineNames(name)).task_records([key])[key]
-            return [record.settings.scopes for record in records if record.settings is not None]
+        query = sa.select(task.c.settings).where(task.c.key == key).order_by(task.c.id.desc())
+        with Ledger(default_url(self.output(name))) as ledger, ledger.database.read() as (connection, _):
+            found = connection.execute(query).scalars()
+            return [EmbeddingSettings.model_validate_json(settings).scopes for settings in found]
+
+    def output(self, name: str | None) -> str:
+        return str(self.root / f"embeddings of {name or 'no name'}")
 
 
 @pytest.fixture(scope="module")
@@ -128,10 +133,12 @@ def test_a_named_pipeline_is_told_planned_and_retried_as_its_code_location_descr
 def test_a_retry_with_other_settings_than_the_failed_task_had_creates_nothing(
     team: Team, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # The environment describes another pipeline over the same dataset, and so over the same ledger.
+    monkeypatch.setenv("EMBED_OUTPUT", team.output(None))
     assert "a.wav was asked for under other settings (scopes: ['clip'], and here ['clip', 'asset'])" in error(
         "retry", "a.wav"
     )
-    assert "short.wav was asked for under other settings, another platform or" in error("retry", "short.wav")
+    assert "short.wav was asked for under other settings" in error("retry", "short.wav")
     monkeypatch.setenv("EMBED_BASE_URL", "https://embed.example/v1.3")
     assert "another platform (emulator, and here it is embed.example)" in error("retry", "b.wav")
     assert team.scopes(None, "a.wav") == team.scopes(None, "b.wav") == [("clip",)]
@@ -143,7 +150,7 @@ def test_a_retry_with_other_settings_than_the_failed_task_had_creates_nothing(
 def test_which_of_several_pipelines_is_meant_has_to_be_said(team: Team) -> None:
     assert "films, one without a name ('')" in error("plan", "-f", str(team.both))
     assert "no pipeline 'film' in" in error("plan", "-f", str(team.both), "--pipeline", "film")
-    unnamed = find_place(None, None, {"DAGSTER_HOME": str(team.home)}, CodeLocation(file=team.both, pipeline=""))
+    unnamed = find_context(None, None, {"DAGSTER_HOME": str(team.home)}, CodeLocation(file=team.both, pipeline=""))
     with opened(unnamed) as (blueprint, _):
         assert blueprint.name is None
 
@@ -151,7 +158,7 @@ def test_which_of_several_pipelines_is_meant_has_to_be_said(team: Team) -> None:
 def test_what_the_environment_describes_is_never_told_in_place_of_a_named_pipeline(
     team: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home = Workplace(tmp_path, str(tmp_path)).dagster_home()
+    home = ProjectDir(tmp_path, str(tmp_path)).dagster_home()
     monkeypatch.setenv("DAGSTER_HOME", str(home))
     monkeypatch.chdir(tmp_path)
     with dg.DagsterInstance.from_config(str(home)) as instance:
@@ -183,7 +190,7 @@ def test_the_code_location_of_the_folder_is_meant_where_none_is_named(
     }
     (tmp_path / kind).write_text(described[kind])
 
-    with opened(find_place(None, None, {"DAGSTER_HOME": str(team.home)}, CodeLocation())) as (blueprint, _):
+    with opened(find_context(None, None, {"DAGSTER_HOME": str(team.home)}, CodeLocation())) as (blueprint, _):
         assert (blueprint.name, blueprint.settings) == ("films", _SETTINGS)
 
 
@@ -197,7 +204,7 @@ def test_a_code_location_that_cannot_be_used_says_why(team: Team) -> None:
     assert "Name one of them" in error("plan", "-f", "others.py", "--media", "elsewhere")
     assert "not several of them" in error("plan", "-f", "others.py", "-m", "module")
     with pytest.raises(EmbedPipelineError, match="Set DAGSTER_HOME"):
-        find_place(None, None, {"EMBED_MEDIA": "media"}, CodeLocation(module="team"))
+        find_context(None, None, {"EMBED_MEDIA": "media"}, CodeLocation(module="team"))
 
 
 def test_merged_and_changed_definitions_keep_their_blueprints(
