@@ -162,7 +162,7 @@ def fetch_result(
             f"Task {task.task_id} is not known to the platform any more, and its result with it: {error}"
         )
     except UnreadableResponseError as error:
-        if error.passing:
+        if error.retryable:
             raise
         # Asking again gives the same; another task may give something else.
         return Failed(str(error), passing=True)
