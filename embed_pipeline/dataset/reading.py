@@ -258,7 +258,7 @@ def stream_embeddings(
     wants = SegmentFilter(**wanted)
     current = None if source == "segments" else read_current(store.storage)
     if current is not None:
-        yield from _stream_snapshot(store, current, wants, names, mix_spaces=mix_spaces)
+        yield from stream_snapshot(store, current, wants, names, mix_spaces=mix_spaces)
     elif source == "snapshot":
         raise DatasetError(f"The dataset {store.root} has no snapshot yet: build embeddings_table first.")
     else:
@@ -321,9 +321,25 @@ def _stream_segments(
             yield table
 
 
-def _stream_snapshot(
+def stream_snapshot(
     store: SegmentStore, current: Snapshot, wants: SegmentFilter, names: list[str] | None, *, mix_spaces: bool
 ) -> Iterator[pa.Table]:
+    """Read the rows of a snapshot piece by piece, by space, media file and settings.
+
+    Args:
+        store: The dataset.
+        current: The snapshot.
+        wants: The filter.
+        names: Columns to read, in the order of the schema; None is all.
+        mix_spaces: True reads several vector spaces, and adds a column `space`.
+
+    Yields:
+        Tables of at most one row group, none empty.
+
+    Raises:
+        DatasetError: Several vector spaces would be mixed.
+        SnapshotRetiredError: The snapshot was retired meanwhile.
+    """
     import pyarrow.dataset as pads
     from pyarrow.fs import LocalFileSystem
 
