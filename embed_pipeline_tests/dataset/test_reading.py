@@ -351,3 +351,19 @@ def test_a_retired_snapshot_is_read_from_its_successor(tmp_path, monkeypatch):
     answers = iter([stale, dataset.snapshot()])
     monkeypatch.setattr("embed_pipeline.dataset.reading.read_current", lambda storage: next(answers))
     assert set(read_embeddings(dataset)["task_id"].to_pylist()) == {"2"}
+
+
+def test_a_table_with_a_changed_bit_is_not_read(tmp_path):
+    dataset = EmbeddingDataset(str(tmp_path))
+    dataset.write(make_segments(clips=200, dimension=64))
+    [file] = dataset.compact().files
+    path = tmp_path / file.path
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DatasetError, match=rf"{path.name} cannot be read .* delete .*manifest\.json and build"):
+        read_embeddings(dataset)
+    # The remedy that the message names.
+    (tmp_path / "embeddings_table" / "manifest.json").unlink()
+    dataset.compact()
+    assert read_embeddings(dataset).equals(read_embeddings(dataset, source="segments"))

@@ -60,19 +60,25 @@ class PublishedTable:
 
 
 def publish_lance(
-    dataset: SegmentStore | str, uri: str, *, storage_options: Mapping[str, str] | None = None
+    dataset: SegmentStore | str,
+    uri: str,
+    *,
+    storage_options: Mapping[str, str] | None = None,
+    optimize: bool = True,
 ) -> list[PublishedTable]:
     """Bring Lance tables up to the current snapshot of `embeddings_table`, one table for each vector space.
 
-    Only results that changed since the last publish are written, and results that left the snapshot are taken out; an
-    index that exists is kept up to date. A result is replaced in one step, so that a search meets the old rows or the
-    new ones. Memory is bounded by some ten thousand rows. One process should publish to a database at a time.
+    Only results that changed since the last publish are written, and results that left the snapshot are taken out. A
+    result is replaced in one step, so that a search meets the old rows or the new ones. Memory is bounded by some ten
+    thousand rows, but for `optimize`. One process should publish to a database at a time.
 
     Args:
         dataset: The dataset, or its root; its table must have been built.
         uri: The folder or URL of the Lance database, such as `s3://bucket/lance`; created if it does not exist. Tables
             of other names in it are left alone.
         storage_options: Passed to Lance; credentials are better left to the store's own usual means.
+        optimize: True lets Lance put small files together and take new rows into the indices that exist, wherever
+            something changed. It rewrites files of up to a million rows and may hold much of one in memory.
 
     Returns:
         The tables, by name; those of spaces that left the snapshot are empty.
@@ -90,14 +96,16 @@ def publish_lance(
             raise DatasetError(f"The dataset {store.root} has no snapshot to publish: build embeddings_table first.")
         try:
             names = sorted({*current.spaces, *_published_spaces(database, uri)})
-            return [_publish_space(store, current, database, uri, space) for space in names]
+            return [_publish_space(store, current, database, uri, space, optimize=optimize) for space in names]
         except SnapshotRetiredError:
             if attempt == _ATTEMPTS - 1:
                 raise
     raise AssertionError
 
 
-def _publish_space(store: SegmentStore, current: Snapshot, database: Any, uri: str, space: str) -> PublishedTable:
+def _publish_space(
+    store: SegmentStore, current: Snapshot, database: Any, uri: str, space: str, *, optimize: bool
+) -> PublishedTable:
     wanted = _wanted_versions(store, current, space)
     with _failing(uri):
         table = _open(database, uri, space)
@@ -113,8 +121,7 @@ def _publish_space(store: SegmentStore, current: Snapshot, database: Any, uri: s
     with _failing(uri):
         for start in range(0, len(removed), _DELETES_AT_ONCE):
             table.delete(_condition(removed[start : start + _DELETES_AT_ONCE]))
-        if added or replaced or removed:
-            # Puts small fragments together and takes new rows into the indices.
+        if optimize and (added or replaced or removed):
             table.optimize()
         return PublishedTable(space, table.version, table.count_rows(), len(added), len(replaced), len(removed))
 
