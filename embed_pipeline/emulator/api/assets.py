@@ -21,8 +21,10 @@ from embed_pipeline.emulator.api.answers import in_thread, json_response, origin
 from embed_pipeline.emulator.api.tasks import MAX_PAGE_LIMIT, not_found, number_from
 from embed_pipeline.emulator.api.wire import page_info
 from embed_pipeline.emulator.platform import Platform
+from embed_pipeline.emulator.rules.accept import checked
 from embed_pipeline.emulator.rules.refusal import Refusal
-from embed_pipeline.emulator.rules.urls import check_link, check_url
+from embed_pipeline.emulator.rules.schema import ChangeMetadata
+from embed_pipeline.emulator.rules.urls import check_url, link_fault
 from embed_pipeline.emulator.state.clock import new_id
 
 _KINDS = ("image", "video", "audio")
@@ -165,7 +167,8 @@ def _keep(platform: Platform, form: dict[str, Any]) -> dict[str, Any]:
     else:
         if not isinstance(url, str) or not url:
             raise Refusal("url is required with method url.", "url", code="parameter_not_provided")
-        check_link(url, "url")
+        if (fault := link_fault(url)) is not None:
+            raise Refusal(f"url {fault}", "url")
         check_url(url, media_root=None, allow_private=settings.allow_private_sources, field="url")
         filename = checked_name(form.get("filename") or unquote(PurePosixPath(urlsplit(url).path).name) or asset_id)
     file_type = file_type_of(filename)
@@ -269,11 +272,8 @@ async def change_metadata(request: Request) -> Response:
     platform, asset_id = platform_of(request), request.path_params["asset_id"]
     given: Metadata = {}
     if request.method != "DELETE":
-        body = await read_json(request, _METADATA_BODY)
-        if not isinstance(body, dict) or set(body) != {"user_metadata"} or not isinstance(body["user_metadata"], dict):
-            raise Refusal("The body must be an object with user_metadata, an object, alone.", "user_metadata")
-        checked_metadata(body["user_metadata"])
-        given = body["user_metadata"]
+        given = checked(ChangeMetadata, await read_json(request, _METADATA_BODY)).user_metadata
+        checked_metadata(given)
     change = merged if request.method == "PATCH" else replaced
     if not await in_thread(request, platform.assets.change_metadata, asset_id, lambda kept: change(kept, given)):
         raise not_found("Asset", asset_id)
