@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Message
 
-from embed_pipeline.emulator.api.answers import in_thread, json_response, origin_of, platform_of, read_json
+from embed_pipeline.emulator.api.answers import in_thread, json_response, platform_of, read_json
 from embed_pipeline.emulator.api.tasks import MAX_PAGE_LIMIT, not_found, number_from
 from embed_pipeline.emulator.api.wire import page_info
 from embed_pipeline.emulator.platform import Platform
@@ -81,20 +81,11 @@ def checked_metadata(value: Any) -> str | None:
     return orjson.dumps(parsed).decode()
 
 
-def wanted_of(values: Mapping[str, Any]) -> str:
-    """Read `enable_hls` and `enable_thumbnail`; without them nothing is made.
-
-    Raises:
-        Refusal: If one is neither true nor false.
-    """
-    wanted = []
-    for name in ("hls", "thumbnail"):
-        value = values.get(f"enable_{name}")
-        if value not in (None, "", True, False, "true", "false"):
-            raise Refusal(f"enable_{name} must be true or false.", f"enable_{name}")
-        if value in (True, "true"):
-            wanted.append(name)
-    return " ".join(wanted)
+def check_flags(values: Mapping[str, Any]) -> None:
+    """Refuse an `enable_hls` or `enable_thumbnail` that is neither true nor false; nothing is made either way."""
+    for name in ("enable_hls", "enable_thumbnail"):
+        if values.get(name) not in (None, "", "true", "false"):
+            raise Refusal(f"{name} must be true or false.", name)
 
 
 async def create_asset(request: Request) -> Response:
@@ -153,7 +144,8 @@ def _keep(platform: Platform, form: dict[str, Any]) -> dict[str, Any]:
     method, file, url = form.get("method"), form.get("file"), form.get("url")
     if method not in ("direct", "url"):
         raise Refusal("method must be direct or url.", "method", method if isinstance(method, str) else None)
-    metadata, wanted = checked_metadata(form.get("user_metadata")), wanted_of(form)
+    check_flags(form)
+    metadata = checked_metadata(form.get("user_metadata"))
     asset_id = new_id(now)
     if method == "direct":
         if not isinstance(file, UploadFile):
@@ -182,7 +174,6 @@ def _keep(platform: Platform, form: dict[str, Any]) -> dict[str, Any]:
         user_metadata=metadata,
         url=url,
         arrived=url is None,
-        wanted=wanted,
     )
     asset = platform.assets.get(asset_id)
     platform.intake.take(asset_id)
@@ -224,17 +215,7 @@ async def retrieve_asset(request: Request) -> Response:
     asset = await in_thread(request, platform.assets.get, asset_id)
     if asset is None:
         raise not_found("Asset", asset_id)
-    return json_response(request, asset.body(platform.clock.now(), origin=origin_of(request)))
-
-
-async def thumbnail(request: Request) -> Response:
-    """`GET` of the URL that a retrieve of an asset shows: its thumbnail as a JPEG."""
-    platform, asset_id = platform_of(request), request.path_params["asset_id"]
-    asset = await in_thread(request, platform.assets.get, asset_id)
-    if asset is None or not asset.thumbnail:
-        raise not_found("Thumbnail of asset", asset_id)
-    picture = await in_thread(request, platform.assets.thumbnail(asset_id).read_bytes)
-    return Response(picture, media_type="image/jpeg")
+    return json_response(request, asset.body(platform.clock.now(), detailed=True))
 
 
 async def delete_asset(request: Request) -> Response:
@@ -287,4 +268,3 @@ ROUTES = [
     Route("/assets/{asset_id}", delete_asset, methods=["DELETE"]),
     Route("/assets/{asset_id}/user-metadata", change_metadata, methods=["PUT", "PATCH", "DELETE"]),
 ]
-THUMBNAIL_ROUTE = Route("/_thumbnail/{asset_id}.jpg", thumbnail, methods=["GET"])

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, WithJsonSchema
 from typing_extensions import TypedDict  # before Python 3.12, pydantic takes no other
 
 from embed_pipeline.emulator.rules import schema
-from embed_pipeline.emulator.rules.accept import QUERIES, TASKS
+from embed_pipeline.emulator.rules.schema import QUERIES, TASKS
 from embed_pipeline.emulator.rules.tokens import TRUNCATION_REASON
 
 Document: TypeAlias = dict[str, Any]

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from embed_pipeline.emulator.api.answers import in_thread, json_response, origin_of, platform_of, read_json
-from embed_pipeline.emulator.api.assets import asset_kind, checked_metadata, file_type_of, wanted_of
+from embed_pipeline.emulator.api.assets import asset_kind, checked_metadata, file_type_of
 from embed_pipeline.emulator.api.tasks import MAX_PAGE_LIMIT, not_found, number_from
 from embed_pipeline.emulator.api.wire import page_info
 from embed_pipeline.emulator.platform import Platform
@@ -35,7 +35,6 @@ async def create_upload(request: Request) -> Response:
     asked = checked(CreateUpload, await read_json(request, _BODY))
     total_size = _at_most(asked.total_size, "total_size", platform.settings.sizes.multipart_upload)
     metadata = checked_metadata(asked.user_metadata)
-    wanted = wanted_of(asked.model_dump())
     now = platform.clock.now()
     upload = Upload(new_id(now), new_id(now), now, now, total_size, platform.settings.sizes.chunk, done=False)
 
@@ -50,7 +49,6 @@ async def create_upload(request: Request) -> Response:
             file_type=file_type,
             kind=kind,
             user_metadata=metadata,
-            wanted=wanted,
         )
         platform.uploads.add(upload)
 

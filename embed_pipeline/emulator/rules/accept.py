@@ -13,30 +13,11 @@ from embed_pipeline.emulator.rules import schema
 from embed_pipeline.emulator.rules.rate_limits import Category
 from embed_pipeline.emulator.rules.refusal import Refusal
 from embed_pipeline.emulator.rules.request import AcceptedRequest, InputType, Segmentation, SourceKind, TimedText
+from embed_pipeline.emulator.rules.schema import QUERIES, TASKS, Models
 from embed_pipeline.emulator.rules.tokens import CHARACTERS_PER_TOKEN, text_tokens
 
 SyncType: TypeAlias = Literal["text", "image", "text_image", "audio", "video", "multi_input"]
 Model = TypeVar("Model", bound=BaseModel)
-Models: TypeAlias = "dict[tuple[str, str], type[BaseModel]]"
-
-TASKS: Models = {
-    ("marengo3.0", "video"): schema.VideoRequest30,
-    ("marengo3.0", "audio"): schema.AudioRequest30,
-    ("marengo3.5", "video"): schema.VideoRequest35,
-    ("marengo3.5", "audio"): schema.AudioRequest35,
-}
-"""What creates a task, by model and input type."""
-
-QUERIES: Models = {
-    ("marengo3.0", "text"): schema.TextRequest30,
-    ("marengo3.0", "image"): schema.ImageRequest30,
-    ("marengo3.0", "text_image"): schema.TextImageRequest30,
-    ("marengo3.0", "audio"): schema.AudioRequest30,
-    ("marengo3.0", "video"): schema.VideoRequest30,
-    ("marengo3.0", "multi_input"): schema.MultiRequest30,
-    ("marengo3.5", "multi_input"): schema.MultiRequest35,
-}
-"""What is embedded at once, by model and input type."""
 
 TEXT_TOKENS = {"marengo3.0": 500, "marengo3.5": 2000}
 """How many tokens of text a request may hold, as documented; how they are counted is not."""

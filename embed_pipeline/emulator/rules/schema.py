@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -21,6 +21,7 @@ from pydantic import (
     Tag,
     ValidationInfo,
     WithJsonSchema,
+    create_model,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -280,102 +281,28 @@ class Audio35(Media35):
     embedding_option: Words[Literal["audio"]] = ["audio"]
 
 
-class Request30(Closed):
-    """What every request for Marengo 3.0 may hold."""
-
-    model_name: Literal["marengo3.0"] = "marengo3.0"
-    embedding_uncertainty: Literal[False] = False
-
-
-class Request35(Closed):
-    """What every request for Marengo 3.5 may hold."""
-
-    model_name: Literal["marengo3.5"]
-    embedding_dimension: Annotated[Whole, WithJsonSchema({"enum": list(DIMENSIONS)})] = 512
-    embedding_uncertainty: Flag = False
-
-    @model_validator(mode="after")
-    def _dimension(self) -> Request35:
-        if self.embedding_dimension not in DIMENSIONS:
-            raise rule_error(f"must be one of {', '.join(map(str, DIMENSIONS))}.", "embedding_dimension")
-        return self
-
-
-class VideoRequest30(Request30):
-    """Embed video with Marengo 3.0."""
-
-    input_type: Literal["video"]
-    video: Video30
-
-
-class AudioRequest30(Request30):
-    """Embed audio with Marengo 3.0."""
-
-    input_type: Literal["audio"]
-    audio: Audio30
-
-
-class VideoRequest35(Request35):
-    """Embed video with Marengo 3.5."""
-
-    input_type: Literal["video"]
-    video: Video35
-
-    @model_validator(mode="after")
-    def _certain_asset(self) -> VideoRequest35:
-        return _without_asset(self, self.video, "video")
-
-
-class AudioRequest35(Request35):
-    """Embed audio with Marengo 3.5."""
-
-    input_type: Literal["audio"]
-    audio: Audio35
-
-    @model_validator(mode="after")
-    def _certain_asset(self) -> AudioRequest35:
-        return _without_asset(self, self.audio, "audio")
-
-
-R = TypeVar("R", bound=Request35)
-
-
-def _without_asset(request: R, media: Media35, name: str) -> R:
-    if request.embedding_uncertainty and "asset" in media.embedding_scope:
-        remedy = 'set embedding_scope to ["clip"].'
-        raise rule_error(f"asset cannot be combined with embedding_uncertainty; {remedy}", f"{name}.embedding_scope")
-    return request
-
-
-class TextBody(Closed):
+class Words30(Closed):
     """Words."""
 
     input_text: Annotated[Text, Field(max_length=None, json_schema_extra={"maxLength": 2000})]
 
     @model_validator(mode="after")
-    def _not_blank(self) -> TextBody:
+    def _not_blank(self) -> Words30:
         if not self.input_text.strip():
             raise rule_error("must not be blank.", "input_text")
         return self
 
 
-class ImageBody(Closed):
+class Image30(Closed):
     """An image."""
 
     media_source: MediaSource
 
 
-class TextImageBody(TextBody):
+class ImageWithWords30(Words30):
     """An image and words."""
 
     media_source: MediaSource
-
-
-class ImageSource(MediaSource):
-    """An image beside others."""
-
-    name: Annotated[Text, Field(max_length=255)] | None = None
-    media_type: Literal["image"]
 
 
 class NamedSource(MediaSource):
@@ -385,7 +312,13 @@ class NamedSource(MediaSource):
     media_type: Literal["image", "video", "audio"]
 
 
-class MultiBody(Closed):
+class NamedImage(NamedSource):
+    """An image beside others."""
+
+    media_type: Literal["image"]
+
+
+class Multi(Closed):
     """Several media, words, or both."""
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1})
@@ -394,7 +327,7 @@ class MultiBody(Closed):
     media_sources: Any
 
     @model_validator(mode="after")
-    def _combination(self) -> MultiBody:
+    def _combination(self) -> Multi:
         names: list[str] = []
         for index, source in enumerate(self.media_sources):
             if source.name in names:
@@ -415,59 +348,72 @@ class MultiBody(Closed):
         return _REFERENCE.sub(" ", self.input_text).strip()
 
 
-class MultiBody30(MultiBody):
+class Multi30(Multi):
     """Images, words, or both, for Marengo 3.0."""
 
-    media_sources: Annotated[list[ImageSource], Field(max_length=MOST_SOURCES)] = []
+    media_sources: Annotated[list[NamedImage], Field(max_length=MOST_SOURCES)] = []
 
 
-class MultiBody35(MultiBody):
+class Multi35(Multi):
     """Several media, words, or both, for Marengo 3.5."""
 
     media_sources: Annotated[list[NamedSource], Field(max_length=MOST_SOURCES)] = []
 
 
-class TextRequest30(Request30):
-    """Embed words at once."""
+class Request30(Closed):
+    """What every request for Marengo 3.0 may hold."""
 
-    input_type: Literal["text"]
-    text: TextBody
-
-
-class ImageRequest30(Request30):
-    """Embed an image at once."""
-
-    input_type: Literal["image"]
-    image: ImageBody
+    model_name: Literal["marengo3.0"] = "marengo3.0"
+    embedding_uncertainty: Literal[False] = False
 
 
-class TextImageRequest30(Request30):
-    """Embed an image and words together at once."""
+class Request35(Closed):
+    """What every request for Marengo 3.5 may hold."""
 
-    input_type: Literal["text_image"]
-    text_image: TextImageBody
-
-
-class MultiRequest30(Request30):
-    """Embed images and words together at once."""
-
-    input_type: Literal["multi_input"]
-    multi_input: MultiBody30
-
-
-class MultiRequest35(Request35):
-    """Embed several media and words together at once."""
-
-    input_type: Literal["multi_input"]
-    multi_input: MultiBody35
-    auto_truncate: Flag = False
+    model_name: Literal["marengo3.5"]
+    embedding_dimension: Annotated[Whole, WithJsonSchema({"enum": list(DIMENSIONS)})] = 512
+    embedding_uncertainty: Flag = False
 
     @model_validator(mode="after")
-    def _certain(self) -> MultiRequest35:
-        multi = self.multi_input
-        if self.embedding_uncertainty and multi.media_sources and multi.input_text.strip():
+    def _vectors(self) -> Request35:
+        if self.embedding_dimension not in DIMENSIONS:
+            raise rule_error(f"must be one of {', '.join(map(str, DIMENSIONS))}.", "embedding_dimension")
+        kind: str = getattr(self, "input_type")  # noqa: B009 - a field of every subclass
+        medium = getattr(self, kind)
+        if self.embedding_uncertainty and "asset" in getattr(medium, "embedding_scope", ()):
+            message = 'asset cannot be combined with embedding_uncertainty; set embedding_scope to ["clip"].'
+            raise rule_error(message, f"{kind}.embedding_scope")
+        sources: Any = getattr(medium, "media_sources", None)
+        if self.embedding_uncertainty and sources and medium.input_text.strip():
             raise rule_error("is available for text alone or for media alone.", "embedding_uncertainty")
         return self
+
+
+def _request(base: type[Closed], kind: str, medium: type[Closed], **fields: Any) -> type[BaseModel]:
+    """Make the model of a request: its input type, and the object of that name."""
+    return create_model(
+        f"Embed{medium.__name__}", __base__=base, input_type=(Literal[kind], ...), **{kind: (medium, ...)}, **fields
+    )  # type: ignore[call-overload,no-any-return]
+
+
+Models: TypeAlias = dict[tuple[str, str], type[BaseModel]]
+TASKS: Models = {
+    ("marengo3.0", "video"): _request(Request30, "video", Video30),
+    ("marengo3.0", "audio"): _request(Request30, "audio", Audio30),
+    ("marengo3.5", "video"): _request(Request35, "video", Video35),
+    ("marengo3.5", "audio"): _request(Request35, "audio", Audio35),
+}
+"""Requests that create a task, by model and input type."""
+
+QUERIES: Models = {
+    **{key: model for key, model in TASKS.items() if key[0] == "marengo3.0"},
+    ("marengo3.0", "text"): _request(Request30, "text", Words30),
+    ("marengo3.0", "image"): _request(Request30, "image", Image30),
+    ("marengo3.0", "text_image"): _request(Request30, "text_image", ImageWithWords30),
+    ("marengo3.0", "multi_input"): _request(Request30, "multi_input", Multi30),
+    ("marengo3.5", "multi_input"): _request(Request35, "multi_input", Multi35, auto_truncate=(Flag, False)),
+}
+"""Requests to embed something at once, by model and input type."""
 
 
 class CreateUpload(Closed):
