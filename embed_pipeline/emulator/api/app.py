@@ -43,7 +43,6 @@ def build_app(platform: Platform, *, hosts: Collection[str] | None = None) -> Ga
                 routes=[*queries.ROUTES, *tasks.ROUTES, *uploads.ROUTES, *assets.ROUTES],
             ),
             uploads.CHUNK_ROUTE,
-            assets.THUMBNAIL_ROUTE,
             Mount("/_emulator", routes=control.ROUTES),
         ],
         exception_handlers={Refusal: _on_refusal, 404: _on_unknown, 405: _on_method, ClientDisconnect: _on_hung_up},

@@ -16,7 +16,7 @@ from embed_pipeline.emulator.api.wire import media_metadata, origin_fields, read
 from embed_pipeline.emulator.control.behaviour import Switches
 from embed_pipeline.emulator.engine.failure import TASK_FAILED
 from embed_pipeline.emulator.platform import Platform
-from embed_pipeline.emulator.rules.queries import SyncRequest, accept_sync, category_of
+from embed_pipeline.emulator.rules.accept import SyncRequest, accept_query, category_of
 from embed_pipeline.emulator.rules.rate_limits import limit_refusal
 from embed_pipeline.emulator.rules.refusal import Refusal
 from embed_pipeline.emulator.rules.tokens import usage_body
@@ -37,7 +37,7 @@ async def embed_at_once(request: Request) -> Response:
         raise limit_refusal(verdict)
     entry = request.scope["embed_emulator.journal"]
     try:
-        accepted = accept_sync(body, platform.settings.switches)
+        accepted = accept_query(body, platform.settings.switches)
         loop = asyncio.get_running_loop()
         content = await loop.run_in_executor(platform.sync_threads, _embed, platform, accepted, entry)
     except Refusal as refusal:

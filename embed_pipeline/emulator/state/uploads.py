@@ -18,7 +18,6 @@ from embed_pipeline.emulator.state.database import Database
 
 SESSION_SEC = 24 * 3600
 URL_SEC = 3600
-MOST_AT_ONCE = 50
 _EXPIRED = "The upload was not completed within 24 hours."
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS uploads (

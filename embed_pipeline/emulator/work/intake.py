@@ -16,7 +16,6 @@ from embed_pipeline.emulator.work.probe import (
     UNREADABLE,
     MediaHeader,
     UnreadableMediaError,
-    make_thumbnail,
     read_header,
     read_header_isolated,
 )
@@ -77,9 +76,6 @@ class AssetIntake:
             self._store.settle(asset_id, release_at=release_at, error=UNREADABLE)
         else:
             size = path.stat().st_size if path.exists() else 0
-            thumbnail = None
-            if "thumbnail" in asset.wanted and header.kind in ("video", "image"):
-                thumbnail = make_thumbnail(path, self._store.thumbnail(asset_id))
             self._store.settle(
                 asset_id,
                 release_at=release_at,
@@ -87,7 +83,6 @@ class AssetIntake:
                 duration=header.duration_sec,
                 kind=header.kind,
                 technical=_technical(header, size, asset.file_type),
-                thumbnail=thumbnail,
             )
 
     def _header(self, asset_id: str) -> MediaHeader:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embed_pipeline.emulator.engine.failure import TASK_FAILED, UNPROCESSABLE, UNSTABLE
+from embed_pipeline.emulator.rules.accept import SyncRequest, SyncSource
 from embed_pipeline.emulator.rules.bounds import MediaFault, duration_fault, picture_fault
-from embed_pipeline.emulator.rules.queries import SyncRequest, SyncSource
 from embed_pipeline.emulator.rules.refusal import Refusal
 from embed_pipeline.emulator.rules.request import AcceptedRequest
 from embed_pipeline.emulator.rules.tokens import input_tokens, text_tokens

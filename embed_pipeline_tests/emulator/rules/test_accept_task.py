@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embed_pipeline.emulator.control.behaviour import Switches
+from embed_pipeline.emulator.rules.accept import accept_task
 from embed_pipeline.emulator.rules.refusal import Refusal
 from embed_pipeline.emulator.rules.request import AcceptedRequest, Segmentation
-from embed_pipeline.emulator.rules.tasks import validate
 
 SOURCE = {"media_source": {"url": "https://media.example.com/a.mp4"}}
 FIXED = {"strategy": "fixed", "fixed": {"duration_sec": 6}}
@@ -22,7 +22,7 @@ def request(kind: str = "video", model: str = "marengo3.0", /, *, top: dict[str,
 
 def refusal(body: Any, switches: Switches | None = None) -> Refusal:
     with pytest.raises(Refusal) as caught:
-        validate(body, switches or Switches())
+        accept_task(body, switches or Switches())
     assert caught.value.status == 400
     assert caught.value.message
     return caught.value
@@ -38,20 +38,20 @@ def refusal(body: Any, switches: Switches | None = None) -> Refusal:
     ],
 )
 def test_what_is_left_out_has_the_default_of_its_model(body, options, scopes, segmentation):
-    accepted = validate(body, Switches())
+    accepted = accept_task(body, Switches())
     assert (accepted.options, accepted.scopes, accepted.segmentation) == (options, scopes, segmentation)
 
 
 def test_null_counts_as_absent():
-    plain = validate(request(), Switches())
+    plain = accept_task(request(), Switches())
     nulls = dict.fromkeys(("start_sec", "end_sec", "segmentation", "embedding_option", "embedding_type"))
-    assert validate(request(**nulls, top={"audio": None, "embedding_dimension": None}), Switches()) == plain
+    assert accept_task(request(**nulls, top={"audio": None, "embedding_dimension": None}), Switches()) == plain
 
 
 def test_a_model_that_is_not_named_is_the_older_one():
     body = request()
     del body["model_name"]
-    assert validate(body, Switches()).model_name == "marengo3.0"
+    assert accept_task(body, Switches()).model_name == "marengo3.0"
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,11 @@ def test_a_model_that_is_not_named_is_the_older_one():
         (request(embedding_type=["both"]), "video.embedding_type", "parameter_invalid"),
         (request("audio", segmentation=DYNAMIC), "audio.segmentation.strategy", "parameter_invalid"),
         (request(segmentation={"temporal": FIXED}), "video.segmentation.temporal", "parameter_invalid"),
-        (request("video", "marengo3.5", segmentation=FIXED), "video.segmentation", "parameter_invalid"),
+        (
+            request("video", "marengo3.5", segmentation=FIXED),
+            "video.segmentation.strategy",
+            "parameter_invalid",
+        ),
         (request(segmentation={"strategy": "fixed"}), "video.segmentation.fixed", "parameter_not_provided"),
         (request(segmentation={**FIXED, **DYNAMIC}), "video.segmentation.fixed", "parameter_invalid"),
         (request(top={"embedding_dimension": 256}), "embedding_dimension", "parameter_invalid"),
@@ -126,7 +130,7 @@ def test_segments_last_whole_seconds_within_the_bounds(strategy, name, highest):
         return request(segmentation={"strategy": strategy, strategy: {name: seconds}})
 
     for seconds in (2, highest, float(highest)):
-        assert validate(cut(seconds), Switches()).segmentation == Segmentation(strategy, int(seconds))
+        assert accept_task(cut(seconds), Switches()).segmentation == Segmentation(strategy, int(seconds))
     for seconds in (1, highest + 1, 2.5, "4", True, 0, -3):
         assert refusal(cut(seconds)).field == f"video.segmentation.{strategy}.{name}"
 
@@ -134,14 +138,14 @@ def test_segments_last_whole_seconds_within_the_bounds(strategy, name, highest):
 def test_switches_decide_where_the_documentation_is_silent():
     unknown, twice, short = request(colour=1), request(embedding_option=["audio", "audio"]), request(end_sec=3)
     one = request(embedding_option=["audio"], embedding_type=["separate_embedding"])
-    assert validate(unknown, Switches(unknown_fields="ignore")) == validate(request(), Switches())
-    assert validate(twice, Switches(duplicates="ignore")).options == ("audio",)
-    assert validate(short, Switches()).end_sec == 3.0
+    assert accept_task(unknown, Switches(unknown_fields="ignore")) == accept_task(request(), Switches())
+    assert accept_task(twice, Switches(duplicates="ignore")).options == ("audio",)
+    assert accept_task(short, Switches()).end_sec == 3.0
     assert "at least 4 s" in refusal(short, Switches(min_window_sec=4)).message
-    assert validate(one, Switches()).types == ("separate_embedding",)
+    assert accept_task(one, Switches()).types == ("separate_embedding",)
     assert refusal(one, Switches(type_with_one_option="refuse")).field == "video.embedding_type"
     cut = request(segmentation={"strategy": "fixed", "fixed": {"duration_sec": 1}})
-    assert validate(cut, Switches(min_segment_sec=1)).segmentation.seconds == 1
+    assert accept_task(cut, Switches(min_segment_sec=1)).segmentation.seconds == 1
 
 
 def test_a_refusal_does_not_repeat_a_signed_url():
@@ -169,7 +173,7 @@ names = st.sampled_from(
 def test_whatever_is_sent_is_accepted_or_refused_and_nothing_else(media, kind, model):
     body = {"input_type": kind, "model_name": model, kind: {**SOURCE, **media}}
     try:
-        accepted = validate(body, Switches())
+        accepted = accept_task(body, Switches())
     except Refusal:
         assert refusal(body).field
     else:

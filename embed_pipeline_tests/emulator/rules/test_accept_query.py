@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embed_pipeline.emulator.control.behaviour import Switches
-from embed_pipeline.emulator.rules.queries import SYNC_TYPES, accept_sync, category_of
+from embed_pipeline.emulator.rules.accept import accept_query, category_of
 from embed_pipeline.emulator.rules.refusal import Refusal
-from embed_pipeline_tests.emulator.rules.test_tasks import json_values
+from embed_pipeline_tests.emulator.rules.test_accept_task import json_values
 
 SOURCES = "multi_input.media_sources"
 IMAGE = {"media_type": "image", "url": "https://a.example/b.png"}
@@ -19,7 +19,7 @@ SOURCE = {"media_source": {"url": "https://a.example/b.png"}}
 
 
 def accept(kind: str, value: Any, model: str = "marengo3.0", **top: Any):
-    return accept_sync({"input_type": kind, "model_name": model, kind: value, **top}, Switches())
+    return accept_query({"input_type": kind, "model_name": model, kind: value, **top}, Switches())
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def accept(kind: str, value: Any, model: str = "marengo3.0", **top: Any):
         ("text", {"input_text": "a"}, "marengo3.0", {"auto_truncate": True}, "auto_truncate"),
         ("text", {"input_text": "a"}, "marengo3.0", {"embedding_dimension": 256}, "embedding_dimension"),
         ("text", {"input_text": "a"}, "marengo3.0", {"colour": 1}, "colour"),
-        ("document", SOURCE, "marengo3.5", {}, "document"),
+        ("document", SOURCE, "marengo3.5", {}, "input_type"),
         ("image", {}, "marengo3.0", {}, "image.media_source"),
         ("text_image", SOURCE, "marengo3.0", {}, "text_image.input_text"),
         ("video", SOURCE, "marengo3.5", {}, "input_type"),
@@ -77,7 +77,7 @@ media = st.dictionaries(
 
 
 @given(
-    st.sampled_from(SYNC_TYPES),
+    st.sampled_from(["text", "image", "text_image", "audio", "video", "multi_input"]),
     st.sampled_from(["marengo3.0", "marengo3.5"]),
     media | json_values,
     st.dictionaries(st.sampled_from(["auto_truncate", "embedding_uncertainty", "embedding_dimension"]), json_values),
@@ -86,7 +86,7 @@ def test_whatever_is_sent_is_accepted_or_refused_and_nothing_else(kind, model, v
     body = {"input_type": kind, "model_name": model, kind: value, **top}
     assert category_of(body) in ("embed", "text_image")
     with suppress(Refusal):
-        request = accept_sync(body, Switches())
+        request = accept_query(body, Switches())
         assert request.text or request.sources
 
 
