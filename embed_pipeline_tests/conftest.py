@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
 
-from embed_pipeline.media import sample_scenes, sample_sounds, samples, write_sample_library
+from embed_pipeline.media import samples, write_sample_library
+from embed_pipeline_tests.media import awkward
 
 # Files that take long with few tests. They go first, or one process would be left alone with the last of them.
 _LONGEST = ("test_daemon.py", "test_crash.py", "test_browser.py", "test_submission_turns.py")
@@ -19,7 +21,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def sample_library(request: pytest.FixtureRequest) -> Path:
     """The sample library; read it, never write to it. Kept from run to run for as long as its recipes stay the same."""
-    recipes = b"".join(Path(module.__file__).read_bytes() for module in (samples, sample_scenes, sample_sounds))
+    recipes = b"".join(path.read_bytes() for path in sorted(Path(samples.__file__).parent.glob("*.py")))
     folder = request.config.cache.mkdir(f"sample_library-{hashlib.sha256(recipes).hexdigest()[:12]}")
     write_sample_library(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def awkward_files(request: pytest.FixtureRequest) -> Path:
+    """The folder with the files of `awkward.PLAYABLE`; read them, never write to them. Kept like the sample library."""
+    recipes = Path(awkward.__file__).read_bytes()
+    folder = request.config.cache.mkdir(f"awkward-{hashlib.sha256(recipes).hexdigest()[:12]}")
+    for file in awkward.PLAYABLE:
+        if not (folder / file.name).exists():
+            unfinished = folder / f".{os.getpid()}.{file.name}"
+            unfinished.write_bytes(file.make())
+            unfinished.replace(folder / file.name)
     return folder

@@ -10,11 +10,10 @@ from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from embed_pipeline.errors import ConfigurationError, MediaError
-from embed_pipeline.media.files import DEFAULT_EXTENSIONS, Listing, MediaFile, MediaInfo
+from embed_pipeline.media.files import DEFAULT_EXTENSIONS, Listing, MediaFile, MediaInfo, Selection
 from embed_pipeline.media.fingerprints import FingerprintCache, Fingerprinter
 from embed_pipeline.media.folder import FolderStore
 from embed_pipeline.media.keys import decode_partition_key
-from embed_pipeline.media.selection import Selection
 from embed_pipeline.media.store import Store
 
 _MANIFEST_ENDINGS = (".txt", ".csv", ".jsonl")

@@ -15,9 +15,8 @@ from typing import Any, BinaryIO, Final, cast
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from embed_pipeline.errors import MediaError
-from embed_pipeline.media.files import Listing, ListingBuilder, MediaFile
-from embed_pipeline.media.keys import encode_partition_key
-from embed_pipeline.media.selection import Selection, media_type_of, suffix_of
+from embed_pipeline.media.files import Listing, ListingBuilder, MediaFile, Selection, media_type_of, suffix_of
+from embed_pipeline.media.keys import encode_partition_key, printable_path
 from embed_pipeline.media.store import ContentState, GuardedStream, gone, in_words, is_plain_path
 from embed_pipeline.redaction import without_credentials
 
@@ -77,17 +76,18 @@ class ManifestStore:
             try:
                 entry = _entry(fields)
             except ValueError as error:
-                listing.skip("invalid", f"Line {number} of {self._location!r}: {error}.")
+                listing.skip("invalid", problem=f"Line {number} of {self._location!r}: {error}.")
                 continue
             path = entry.file.path
             verdict = self._selection.verdict(path, entry.file.suffix)
             if verdict != "wanted":
-                listing.skip(verdict)
+                listing.skip(verdict, path)
             elif path not in entries:
                 entries[path], numbers[path] = entry, number
             elif entries[path].url != entry.url:
                 listing.skip(
                     "invalid",
+                    path,
                     f"Line {number} of {self._location!r}: has the path of line {numbers[path]}, but another URL; give "
                     "each a `path` of its own in a .csv or .jsonl manifest.",
                 )
@@ -131,7 +131,8 @@ class ManifestStore:
         """Open the file for reading in ranges; fetched whole if its server cannot serve ranges."""
         url = self._entry_at(file.path).url
         try:
-            stream = self._http.open(url, "rb", block_size=_BLOCK_BYTES)
+            # Looking for a length goes back and forth between beginning and end: no block is to be fetched twice.
+            stream = self._http.open(url, "rb", block_size=_BLOCK_BYTES, cache_type="blockcache")
             try:
                 if stream.seekable():
                     stream.seek(-1, io.SEEK_END)  # a server that heeds no ranges would only be found out later
@@ -195,7 +196,7 @@ class ManifestStore:
                 try:
                     value = json.loads(line)
                 except ValueError:
-                    listing.skip("invalid", f"Line {number} of {self._location!r}: is not JSON.")
+                    listing.skip("invalid", problem=f"Line {number} of {self._location!r}: is not JSON.")
                     continue
                 yield number, value if isinstance(value, dict) else {"url": value}
         else:
@@ -263,7 +264,7 @@ def _entry(fields: Mapping[str, Any]) -> _Entry:
         file=MediaFile(
             key=encode_partition_key(path),
             path=path,
-            uri=f"{parts.scheme.lower()}://{host}{parts.path}",
+            uri=f"{parts.scheme.lower()}://{host}{printable_path(parts.path)}",
             size=int(str(size)) if size not in (None, "") else None,
             modified=None,
             version=str(version) if version not in (None, "") else None,
