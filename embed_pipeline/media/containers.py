@@ -166,7 +166,7 @@ _ASF_ENCRYPTION: Final = (
 
 
 def has_asf_encryption(head: bytes) -> bool:
-    """Return whether the header of an ASF, WMV or WMA file says that its content is encrypted.
+    """Return whether the header of an ASF, WMV or WMA file marks its content as encrypted.
 
     Args:
         head: The first bytes of the file.
@@ -190,7 +190,7 @@ def is_scrambled(head: bytes) -> bool:
 
 
 def mp3_samples(stream: BinaryIO) -> int | None:
-    """Return how many samples the first frame of an MP3 file says there are (Xing, Info or VBRI), or None.
+    """Return the number of samples that the first frame of an MP3 file notes (Xing, Info or VBRI), or None.
 
     Args:
         stream: The open file; its position changes.

@@ -11,7 +11,7 @@ from urllib.parse import quote_from_bytes
 from embed_pipeline.errors import MediaError
 from embed_pipeline.media.files import Listing, ListingBuilder, MediaFile, Selection, media_type_of, suffix_of
 from embed_pipeline.media.keys import encode_partition_key
-from embed_pipeline.media.store import ContentState, gone, in_words, is_plain_path
+from embed_pipeline.media.store import ContentState, describe_error, gone, is_plain_path
 
 _ADVICE = "Set EMBED_MEDIA (or `location`) to a folder with audio and video, an s3:// prefix, or a list of URLs."
 
@@ -71,7 +71,8 @@ class FolderStore:
             raise MediaError(f"The media library {self._root!r} does not exist. {_ADVICE}") from None
         except OSError as error:
             raise MediaError(
-                f"The media library {self._root!r} cannot be read: {in_words(error)}. Check permissions. {_ADVICE}"
+                f"The media library {self._root!r} cannot be read: {describe_error(error)}. Check permissions. "
+                f"{_ADVICE}"
             ) from error
         listing = ListingBuilder()
         waiting: _Folders = [("", ((status.st_dev, status.st_ino),))]
@@ -83,7 +84,7 @@ class FolderStore:
                         self._take(entry, folder, now, listing, waiting)
             except OSError as error:
                 path = folder[0].rstrip("/")
-                problem = f"The folder {encode_partition_key(path)!r} cannot be read: {in_words(error)}."
+                problem = f"The folder {encode_partition_key(path)!r} cannot be read: {describe_error(error)}."
                 listing.skip("unreadable", path, problem)
         return listing.build()
 
@@ -101,7 +102,7 @@ class FolderStore:
         except OSError as error:
             message = gone(encode_partition_key(path), self._root)
             if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
-                message = f"{encode_partition_key(path)!r} cannot be read: {in_words(error)}."
+                message = f"{encode_partition_key(path)!r} cannot be read: {describe_error(error)}."
             raise MediaError(message) from None
         if not stat.S_ISREG(status.st_mode) or not self._stays_inside(full):
             raise MediaError(gone(encode_partition_key(path), self._root))
@@ -136,7 +137,7 @@ class FolderStore:
     def _unreadable(self, file: MediaFile, error: OSError) -> MediaError:
         if isinstance(error, FileNotFoundError):
             return MediaError(gone(file.key, self._root))
-        return MediaError(f"{file.key!r} cannot be read: {in_words(error)}. Check its permissions.")
+        return MediaError(f"{file.key!r} cannot be read: {describe_error(error)}. Check its permissions.")
 
     def _take(
         self,
@@ -173,7 +174,7 @@ class FolderStore:
             if entry.is_symlink():
                 listing.skip("link", path, f"{encode_partition_key(path)!r} is a link that leads nowhere.")
         except OSError as error:
-            problem = f"{encode_partition_key(path)!r} cannot be read: {in_words(error)}."
+            problem = f"{encode_partition_key(path)!r} cannot be read: {describe_error(error)}."
             listing.skip("unreadable", path, problem)
 
     def _take_folder(
@@ -214,7 +215,7 @@ class FolderStore:
             path=path,
             uri=self._uri + quote_from_bytes(os.fsencode(path)),
             size=status.st_size,
-            # A moved or copied file may bring an old time of writing with it; its inode tells since when it lies here.
+            # A moved or copied file may bring an old time of writing with it; its inode has the time of arrival.
             modified=max(status.st_mtime, status.st_ctime),
             version=None,
             media_type=media_type_of(suffix),

@@ -1,4 +1,4 @@
-"""The partition key of a media file: its path within the library, so written that all of Dagster can carry it."""
+"""The partition key of a media file: its path within the library, encoded so that all of Dagster can carry it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SURROGATES: Final = re.compile("[\ud800-\udfff]")
 
 
 def encode_partition_key(path: str) -> str:
-    """Write a path within the library as a partition key.
+    """Return the partition key of a path within the library.
 
     Encoded, as `%XX` of their UTF-8 bytes, are: `%`, `,`, `|`, control characters, Unicode line ends, bidirectional
     controls, lone surrogates, every third dot in a row (`...` marks a range of partitions in Dagster), and white space
@@ -59,7 +59,7 @@ def encode_partition_key(path: str) -> str:
 
 
 def decode_partition_key(key: str) -> str:
-    """Give back the path that a partition key stands for.
+    """Return the path that a partition key stands for.
 
     Args:
         key: A key made by `encode_partition_key`.

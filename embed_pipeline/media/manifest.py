@@ -17,7 +17,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from embed_pipeline.errors import MediaError
 from embed_pipeline.media.files import Listing, ListingBuilder, MediaFile, Selection, media_type_of, suffix_of
 from embed_pipeline.media.keys import encode_partition_key, printable_path
-from embed_pipeline.media.store import ContentState, GuardedStream, gone, in_words, is_plain_path
+from embed_pipeline.media.store import ContentState, GuardedStream, describe_error, gone, is_plain_path
 from embed_pipeline.redaction import without_credentials
 
 # Fetched at a time: a header is mostly found within the first megabyte.
@@ -60,7 +60,7 @@ class ManifestStore:
 
     @property
     def location(self) -> str:
-        """Where the manifest is, without credentials or query."""
+        """Location of the manifest, without credentials or query."""
         return self._location
 
     def list(self, now: float) -> Listing:  # noqa: ARG002
@@ -96,7 +96,7 @@ class ManifestStore:
         return listing.build()
 
     def find(self, path: str) -> MediaFile:
-        """Return the file with a path within the library, with its size and version if the server tells them.
+        """Return the file with a path within the library, with its size and version if the server has them.
 
         Raises:
             MediaError: If the manifest does not list it, or the server does not have it.
@@ -222,7 +222,7 @@ class ManifestStore:
                 f"The media library {self._location!r} is not a list of URLs: it is no UTF-8 text."
             ) from None
         except Exception as error:
-            raise MediaError(f"The media library {self._location!r} cannot be read: {in_words(error)}.") from None
+            raise MediaError(f"The media library {self._location!r} cannot be read: {describe_error(error)}.") from None
 
 
 def _csv_lines(text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -240,7 +240,7 @@ def _csv_lines(text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def _entry(fields: Mapping[str, Any]) -> _Entry:
-    """Make an entry of a line's fields; a ValueError says what is wrong with it, without repeating the URL."""
+    """Return the entry of a line's fields; a ValueError names what is wrong with it, without repeating the URL."""
     url = fields.get("url")
     if not isinstance(url, str) or not url.strip():
         raise ValueError("has no URL")
@@ -296,4 +296,4 @@ def _why(error: BaseException) -> str:
     status = getattr(error, "status", None)
     if status == HTTPStatus.NOT_FOUND:
         return "its server does not have it (404)"
-    return f"its server answers {status}" if status else in_words(error)
+    return f"its server answers {status}" if status else describe_error(error)

@@ -12,10 +12,10 @@ from typing import Any, BinaryIO, cast
 from embed_pipeline.errors import ConfigurationError, MediaError
 from embed_pipeline.media.files import Listing, ListingBuilder, MediaFile, Selection, media_type_of, suffix_of
 from embed_pipeline.media.keys import encode_partition_key, printable_path
-from embed_pipeline.media.store import ContentState, GuardedStream, gone, in_words, is_plain_path
+from embed_pipeline.media.store import ContentState, GuardedStream, describe_error, gone, is_plain_path
 from embed_pipeline.redaction import without_credentials
 
-# GCS changes the ETag with every change of metadata, but tells the MD5 of the content; S3 and Azure tell an ETag.
+# GCS changes the ETag with every change of metadata, but has the MD5 of the content; S3 and Azure have an ETag.
 _VERSION_FIELDS = ("md5Hash", "ETag", "etag")
 _BLOCK_BYTES = 2 << 20
 _MODIFIED_FIELDS = ("LastModified", "last_modified", "updated", "mtime", "modified", "created")
@@ -104,7 +104,7 @@ class ObjectStore:
         return self._media_file(path, info)
 
     def state(self, file: MediaFile) -> ContentState:
-        """Return what the listing told of the object: its ETag and size, else its time and size."""
+        """Return the object's ETag and size, else its time and size, as the listing has them."""
         if file.version is not None:
             identity = f"{file.version}:{file.size}"
             return ContentState(stamp=identity, given=identity)
@@ -154,14 +154,15 @@ class ObjectStore:
             ) from error
         except ValueError as error:
             raise ConfigurationError(
-                f"The media library {self._location!r} cannot be read: {in_words(error)}. Set EMBED_MEDIA to a folder, "
-                "an s3://, gs:// or az:// prefix, or a .txt, .csv or .jsonl file with URLs."
+                f"The media library {self._location!r} cannot be read: {describe_error(error)}. Set EMBED_MEDIA to a "
+                "folder, an s3://, gs:// or az:// prefix, or a .txt, .csv or .jsonl file with URLs."
             ) from error
         return filesystem, root.rstrip("/")
 
     def _failure(self, error: Exception) -> MediaError:
         return MediaError(
-            f"The media library {self._location!r} cannot be read: {in_words(error)}. Check address and credentials."
+            f"The media library {self._location!r} cannot be read: {describe_error(error)}. "
+            "Check address and credentials."
         )
 
     @staticmethod

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Final
 from embed_pipeline.errors import MediaError, UnplayableMediaError
 from embed_pipeline.media import containers
 from embed_pipeline.media.files import MediaInfo
-from embed_pipeline.media.store import in_words
+from embed_pipeline.media.store import describe_error
 from embed_pipeline.media.timeline import Timeline
 
 __all__ = ["FORMATS", "Timeline", "film_and_sound", "probe", "probe_stream"]
@@ -55,9 +55,9 @@ def probe(path: str | os.PathLike[str], name: str | None = None) -> MediaInfo:
     """
     name = Path(path).name if name is None else name
     try:
-        stream = Path(path).open("rb")  # noqa: SIM115 - only the opening is to be told apart
+        stream = Path(path).open("rb")  # noqa: SIM115 - an error of opening is not one of reading
     except OSError as error:
-        raise MediaError(f"{name!r} cannot be read: {in_words(error)}.") from None
+        raise MediaError(f"{name!r} cannot be read: {describe_error(error)}.") from None
     with stream:
         return probe_stream(stream, name)
 
@@ -74,7 +74,7 @@ def probe_stream(stream: BinaryIO, name: str) -> MediaInfo:
 
     Raises:
         UnplayableMediaError: If it is empty, encrypted, or no audio or video can be read from it.
-        MediaError: If reading fails, which says nothing about what is in it.
+        MediaError: If reading fails, which is no fault of its content.
     """
     import av
 
@@ -94,11 +94,11 @@ def probe_stream(stream: BinaryIO, name: str) -> MediaInfo:
     except av.error.FFmpegError as error:
         raise _unplayable(name, error.strerror) from None
     except OSError as error:
-        raise MediaError(f"{name!r} cannot be read: {in_words(error)}.") from None
+        raise MediaError(f"{name!r} cannot be read: {describe_error(error)}.") from None
     except (EOFError, ValueError) as error:  # PyAV's own words for a header that stops short
         raise _unplayable(name, str(error)) from None
     if end is None or not _believable(end - info.start_sec, size):
-        raise _unplayable(name, "how long it is can be told neither by its header nor by its content")
+        raise _unplayable(name, "neither its header nor its content has a length")
     return replace(info, duration_sec=end - info.start_sec, duration_is="measured")
 
 
@@ -124,7 +124,7 @@ def _checked_head(stream: BinaryIO, name: str) -> bytes:
         stream.seek(0)
         head = stream.read(containers.HEAD_BYTES)
     except OSError as error:
-        raise MediaError(f"{name!r} cannot be read: {in_words(error)}.") from None
+        raise MediaError(f"{name!r} cannot be read: {describe_error(error)}.") from None
     if not head:
         raise UnplayableMediaError(f"{name!r} is not playable: it is empty (0 bytes). Put the whole file there.")
     if picture := containers.picture_format(head):
@@ -192,7 +192,7 @@ def _measured_end(stream: BinaryIO, info: MediaInfo) -> float | None:
 
     timeline = Timeline(info.container)
     if info.duration_sec:
-        # The header holds the end or the length, depending on who wrote it: the last packets tell.
+        # The header holds the end or the length, depending on who wrote it: the last packets have the end.
         with _opened(stream) as container, suppress(av.error.FFmpegError):
             container.seek(round(info.duration_sec * 1_000_000))
             _place_all(container, timeline)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from embed_pipeline.errors import MediaError
 from embed_pipeline.media.samples.recipes import BROKEN_SAMPLE, SAMPLES, Sample
-from embed_pipeline.media.store import in_words
+from embed_pipeline.media.store import describe_error
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -74,7 +74,7 @@ def write_sample_library(
         _write_once(paths[-1], _write_broken)
     except OSError as error:
         raise MediaError(
-            f"The sample library cannot be written to {str(root)!r}: {in_words(error)}. Choose another folder."
+            f"The sample library cannot be written to {str(root)!r}: {describe_error(error)}. Choose another folder."
         ) from error
     if progress is not None:
         progress("", total, total)
