@@ -2,7 +2,7 @@
 
     python benchmarks/engine_hostile.py [--files 1200] [--seed 1] [--engine signal] [--stills] [--keep FOLDER]
 
-Healthy media files of eleven kinds, or with --stills images, PDF files and texts, are damaged at random (flipped bits,
+Healthy media files of eleven kinds, or with --stills images, are damaged at random (flipped bits,
 lying numbers, truncations, splices, ...) and embedded in child processes. Files that cost a child its life, and the
 slowest ones, are listed by name; --keep leaves them where you can look at them.
 """
@@ -35,11 +35,7 @@ from embed_pipeline.emulator.engine import (
 from embed_pipeline_tests.emulator.hostile_media import bombs, healthy, mutate
 from embed_pipeline_tests.emulator.still_media import healthy_stills, hostile_stills
 
-_REQUESTS = {
-    ".pdf": EmbedRequest("document", ("visual",), ("local", "asset")),
-    ".txt": EmbedRequest("document", ("text",), ("asset",)),
-    **dict.fromkeys((".png", ".jpg", ".webp"), EmbedRequest("image", ("visual",), ("asset",))),
-}
+_IMAGE = EmbedRequest("image", ("visual",), ("asset",))
 
 
 def main() -> None:
@@ -47,7 +43,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=1200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--engine", default="signal")
-    parser.add_argument("--stills", action="store_true", help="images and documents instead of audio and video")
+    parser.add_argument("--stills", action="store_true", help="images instead of audio and video")
     parser.add_argument("--keep", type=Path, default=None)
     arguments = parser.parse_args()
     limits = EngineLimits(wall_sec=60.0, stall_sec=20.0, memory_bytes=2 << 30)
@@ -68,11 +64,15 @@ def main() -> None:
             return embedded(path, kind)
 
         def embedded(path: Path, kind: str) -> tuple[str, str, float, str]:
-            request = _REQUESTS.get(path.suffix) or EmbedRequest(
-                "video",
-                ("visual", "audio", "transcription"),
-                ("clip", "asset"),
-                segmentation=Fixed(2.0) if rng.random() < 0.5 else Dynamic(2.0),
+            request = (
+                _IMAGE
+                if arguments.stills
+                else EmbedRequest(
+                    "video",
+                    ("visual", "audio", "transcription"),
+                    ("clip", "asset"),
+                    segmentation=Fixed(2.0) if rng.random() < 0.5 else Dynamic(2.0),
+                )
             )
             began = time.monotonic()
             try:

@@ -21,10 +21,11 @@ from pathlib import Path
 import av
 import numpy as np
 
-from embed_pipeline.emulator.engine import Dynamic, EmbedRequest, EngineLimits, cuts, load_engine
+from embed_pipeline.emulator.engine import Dynamic, EmbedRequest, EngineLimits, load_engine
+from embed_pipeline.emulator.engine.features.visual import PICTURES_PER_SEC, SIZE
+from embed_pipeline.emulator.engine.segments import THUMB_HEIGHT, THUMB_WIDTH
 from embed_pipeline.emulator.engine.signal import Shrink
 from embed_pipeline.emulator.engine.stream import Picture, open_media
-from embed_pipeline.emulator.engine.visual import PICTURES_PER_SEC, SIZE
 
 
 def make_film(path: Path, width: int, height: int, seconds: int = 60, rate: int = 24) -> Path:
@@ -80,7 +81,7 @@ def sample_only(path: Path, request: EmbedRequest, limits: EngineLimits) -> None
     with open_media(path, request, limits) as media:
         for part in media.read():
             if isinstance(part, Picture):
-                shrink(part.frame, cuts.WIDTH, cuts.HEIGHT, "FAST_BILINEAR")
+                shrink(part.frame, THUMB_WIDTH, THUMB_HEIGHT, "FAST_BILINEAR")
                 if int(part.time * PICTURES_PER_SEC) != looked:
                     looked = int(part.time * PICTURES_PER_SEC)
                     shrink(part.frame, SIZE, SIZE)

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     import httpx
 
     from embed_pipeline.client import AsyncEmbedClient, EmbedClient
-    from embed_pipeline.emulator.compute import Compute
     from embed_pipeline.emulator.platform import Platform
-    from embed_pipeline.emulator.store import Task
+    from embed_pipeline.emulator.state.tasks import Task
+    from embed_pipeline.emulator.work.compute import Compute
 
 _ORIGIN = "http://emulator.test"
 _FINISH_SEC = 60.0
@@ -58,13 +58,14 @@ class InProcessEmulator:
     base_url = f"{_ORIGIN}/v1.3"
 
     def __init__(self, settings: EmulatorSettings | None = None, *, compute: Compute | None = None) -> None:
-        from embed_pipeline.emulator.app import build_app
-        from embed_pipeline.emulator.clock import Clock
+        from embed_pipeline.emulator.api.app import build_app
         from embed_pipeline.emulator.platform import Platform
+        from embed_pipeline.emulator.state.clock import Clock
 
         # Time stands still between advances: a test that looks at times is the same on every machine.
-        clock = Clock(frozen_at=time.time_ns() // 1_000_000)
-        self.platform: Platform = Platform(settings or TEST_SETTINGS, compute=compute, clock=clock)
+        settings = settings or TEST_SETTINGS
+        clock = Clock(frozen_at=time.time_ns() // 1_000_000, skew_sec=settings.clock_skew_sec)
+        self.platform: Platform = Platform(settings, compute=compute, clock=clock)
         self.platform.start()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="embed-emulator-loop", daemon=True)
@@ -73,13 +74,13 @@ class InProcessEmulator:
 
     def transport(self) -> httpx.BaseTransport:
         """Return a transport for `httpx.Client(transport=...)`."""
-        from embed_pipeline.emulator.transport import EmulatorTransport
+        from embed_pipeline.emulator.api.transport import EmulatorTransport
 
         return EmulatorTransport(self._serve)
 
     def async_transport(self) -> httpx.AsyncBaseTransport:
         """Return a transport for `httpx.AsyncClient(transport=...)`."""
-        from embed_pipeline.emulator.transport import AsyncEmulatorTransport
+        from embed_pipeline.emulator.api.transport import AsyncEmulatorTransport
 
         return AsyncEmulatorTransport(self._serve)
 
@@ -140,7 +141,7 @@ class InProcessEmulator:
         Raises:
             ConfigurationError: There is no such task.
         """
-        from embed_pipeline.emulator.faults import MESSAGES
+        from embed_pipeline.emulator.control.faults import MESSAGES
 
         self._require(task_id)
         self.platform.store.overrule(task_id, MESSAGES.get(message, message), now=self.platform.clock.now())
@@ -186,7 +187,7 @@ class InProcessEmulator:
 
     def _serve(self, request: httpx.Request, body: bytes) -> Future[httpx.Response]:
         """Serve a request on the emulator's own event loop, so that clients on any loop or none share it."""
-        from embed_pipeline.emulator.transport import respond
+        from embed_pipeline.emulator.api.transport import respond
 
         return asyncio.run_coroutine_threadsafe(respond(self._application, request, body), self._loop)
 

@@ -133,7 +133,7 @@ def test_a_broken_wall_is_noticed(module, source):
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("embed_pipeline.emulator.app", "import starlette\nfrom embed_pipeline.client.types import MediaSource"),
+        ("embed_pipeline.emulator.api.app", "import starlette\nfrom embed_pipeline.client.types import MediaSource"),
         ("embed_pipeline.orchestration.assets", "import dagster\nfrom embed_pipeline.media import MediaFile"),
         ("embed_pipeline.dataset.store", "def f():\n    import pyarrow"),
         ("embed_pipeline.dataset.store", "if TYPE_CHECKING:\n    import pyarrow"),

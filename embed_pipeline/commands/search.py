@@ -206,7 +206,7 @@ def _text_embedder(
     """What turns words into a vector of one of the dataset's spaces."""
     from embed_pipeline.dataset import vector_space
     from embed_pipeline.emulator.engine import load_engine
-    from embed_pipeline.emulator.engine.projection import shorten
+    from embed_pipeline.emulator.engine.features.projection import shorten
 
     engine = load_engine("signal")
     dimension = blueprint.settings.embedding_dimension

@@ -15,8 +15,6 @@ from embed_pipeline.emulator.engine.request import (
     EngineLimits,
     EngineResult,
     Fixed,
-    Place,
-    Sentences,
 )
 
 __all__ = [
@@ -27,8 +25,6 @@ __all__ = [
     "EngineResult",
     "Fixed",
     "MediaFailure",
-    "Place",
-    "Sentences",
     "close_workers",
     "embed",
     "embed_isolated",

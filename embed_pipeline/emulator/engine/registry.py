@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embed_pipeline.emulator.engine.projection import shorten
+from embed_pipeline.emulator.engine.features.projection import shorten
 from embed_pipeline.emulator.engine.request import (
     EmbedRequest,
     Engine,
@@ -86,7 +86,7 @@ def run(engine: Engine, path: Path, request: EmbedRequest, limits: EngineLimits,
     """Have an engine embed one file, whatever its medium.
 
     Args:
-        engine: The engine. Images and documents are taken apart here; the engine sees pictures and words.
+        engine: The engine. Of an image or a text it gets the picture or the words.
         path: The file.
         request: What to embed of it.
         limits: What it may cost.
@@ -95,10 +95,10 @@ def run(engine: Engine, path: Path, request: EmbedRequest, limits: EngineLimits,
     Raises:
         MediaFailure: The file cannot be embedded.
     """
-    if request.media_type in ("image", "document"):
+    if request.media_type in ("image", "text"):
         from embed_pipeline.emulator.engine.stills import embed_still
 
-        return embed_still(engine, path, request, limits, progress)
+        return embed_still(engine, path, request, limits)
     return engine.embed(path, request, limits, progress)
 
 

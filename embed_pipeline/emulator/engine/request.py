@@ -38,27 +38,14 @@ class Dynamic:
 
 
 @dataclass(frozen=True)
-class Sentences:
-    """Chunks of whole sentences.
-
-    Args:
-        max_sentences: How many sentences a chunk holds at most.
-        overlap: How many sentences of a chunk the next one repeats; fewer than `max_sentences`.
-    """
-
-    max_sentences: int
-    overlap: int = 0
-
-
-@dataclass(frozen=True)
 class EmbedRequest:
-    """What to embed of one file.
+    """One file's settings: what to embed of it.
 
     Args:
-        media_type: What the caller takes the file for; of `audio` the pictures are never decoded.
-        options: Any of `visual`, `audio` and `transcription`; of a document `visual` (a PDF's pages) and `text`.
-        scopes: Any of `clip` (a row per segment) and `asset` (one row for the whole); of a document `local` (a row per
-            page or chunk) and `asset`.
+        media_type: What the caller takes the file for; of `audio` the pictures are never decoded. An `image` or a
+            `text` has one row of scope `asset`, whatever the options and scopes.
+        options: Any of `visual`, `audio` and `transcription`.
+        scopes: Any of `clip` (a row per segment) and `asset` (one row for the whole).
         embedding_types: `separate_embedding` (a row per option), `fused_embedding` (one row over all options), or both.
         start_sec: Where the window begins, in seconds of the file; None means at its beginning.
         end_sec: Where the window ends, in seconds of the file; None means at its end.
@@ -67,11 +54,9 @@ class EmbedRequest:
         model_name: The model that was asked for. An engine computes what it computes; it may use the name to tell
             the models' rules apart, never to pass its vectors off as theirs.
         uncertainty: Whether each vector comes with an estimate of how uncertain its values are.
-        quadrants: Whether every page of a PDF has four further rows, one for each quarter.
-        sentences: How a text is divided with the scope `local`.
     """
 
-    media_type: Literal["audio", "video", "image", "document"]
+    media_type: Literal["audio", "video", "image", "text"]
     options: tuple[str, ...]
     scopes: tuple[str, ...]
     embedding_types: tuple[str, ...] = ("separate_embedding",)
@@ -81,23 +66,6 @@ class EmbedRequest:
     dimension: int = 512
     model_name: str = "marengo3.0"
     uncertainty: bool = False
-    quadrants: bool = False
-    sentences: Sentences | None = None
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where in a document a row belongs; nothing of it is set for the row of the whole.
-
-    Args:
-        page: The page of a PDF, from 1 on.
-        quadrant: The quarter of that page, such as `top_left`.
-        chunk: The chunk of a text, from 0 on.
-    """
-
-    page: int | None = None
-    quadrant: str | None = None
-    chunk: int | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +76,7 @@ class EngineResult:
         duration_sec: How long the media file lasts, in seconds. With an end to the window the file is not decoded
             beyond it, and this is what its header says. 0 for what has no length.
         options: Per row: `visual`, `audio`, `transcription`, `fused` or `text`.
-        scopes: Per row: `clip`, `page`, `chunk` or `asset`.
+        scopes: Per row: `clip` or `asset`.
         start_sec: Per row: float64 seconds from the beginning of the file (of the file, also with a window); not a
             number where there is no time.
         end_sec: Per row: float64 seconds, likewise.
@@ -116,10 +84,6 @@ class EngineResult:
         uncertainty: float32 of shape (rows, dimension), never negative, or None where it was not asked for.
         missing: For each option that was asked for and has no row: why.
         engine: The engine's name and version, such as `signal-2`: only vectors of one engine may be compared.
-        places: Per row, for a document: where it belongs. Empty for anything else.
-        pictures: How many pictures (an image, a page, a quarter of one) were looked at, where there is no time.
-        characters: How many characters of text were read, where there is no time.
-        truncated: Whether text was left out because one vector may stand for so much only.
     """
 
     duration_sec: float
@@ -131,10 +95,6 @@ class EngineResult:
     uncertainty: FloatArray | None
     missing: dict[str, str]
     engine: str
-    places: tuple[Place, ...] = ()
-    pictures: int = 0
-    characters: int = 0
-    truncated: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,9 +110,6 @@ class EngineLimits:
         pixels: How many pixels a picture may have.
         threads: Decoding threads per file; 0 means as many as there are cores, at most 8.
         image_pixels: How many pixels an image may have.
-        pages_per_mb: How many pages a PDF may have for each begun megabyte; a page with quadrants counts five times.
-        characters: How many characters of text one vector may stand for.
-        rows: How many rows a document may come to.
     """
 
     wall_sec: float = 3600.0
@@ -163,9 +120,6 @@ class EngineLimits:
     pixels: int = 5184 * 2880
     threads: int = 0
     image_pixels: int = 100_000_000
-    pages_per_mb: int = 64
-    characters: int = 1 << 17
-    rows: int = 20_000
 
 
 def no_progress(_media_sec: float) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from embed_pipeline.emulator.engine import cuts as cut_detection
 from embed_pipeline.emulator.engine.captions import clean_caption, sidecar_captions, spoken_in
-from embed_pipeline.emulator.engine.cuts import CutDetector
 from embed_pipeline.emulator.engine.failure import REQUEST_INVALID, UNPROCESSABLE, MediaFailure
-from embed_pipeline.emulator.engine.pauses import PauseDetector
+from embed_pipeline.emulator.engine.features.sound import FRAME_SEC, MELS, Spectrum, embed_sound
+from embed_pipeline.emulator.engine.features.text import embed_text
+from embed_pipeline.emulator.engine.features.visual import PICTURES_PER_SEC, SIZE, describe_pictures, embed_pictures
 from embed_pipeline.emulator.engine.request import (
     Dynamic,
     EmbedRequest,
@@ -23,19 +23,20 @@ from embed_pipeline.emulator.engine.request import (
     Progress,
     no_progress,
 )
-from embed_pipeline.emulator.engine.rows import answer
-from embed_pipeline.emulator.engine.segments import SegmentPlanner, Span
-from embed_pipeline.emulator.engine.sound import FRAME_SEC, MELS, Spectrum, embed_sound
+from embed_pipeline.emulator.engine.rows import Row, Track, answer
+from embed_pipeline.emulator.engine.segments import (
+    THUMB_HEIGHT,
+    THUMB_WIDTH,
+    CutDetector,
+    PauseDetector,
+    SegmentPlanner,
+    Span,
+)
 from embed_pipeline.emulator.engine.stream import Caption, MediaStream, Picture, Sound, open_media
-from embed_pipeline.emulator.engine.text import embed_text
-from embed_pipeline.emulator.engine.track import Row, Track
-from embed_pipeline.emulator.engine.visual import PICTURES_PER_SEC, SIZE, describe_pictures, embed_pictures
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.reformatter import VideoReformatter
-
-PictureSample: TypeAlias = tuple[npt.NDArray[np.uint8], ...]
 
 _MAX_CAPTIONS = 50_000
 _SETTLE_SEC = 2.0
@@ -77,7 +78,7 @@ class SignalEngine:
                 reading.close()
 
     def reading(self, path: Path, media: MediaStream, request: EmbedRequest) -> Reading:  # noqa: ARG002
-        """What takes in the parts of a file; an engine with more to see in a picture replaces it."""
+        """Return what takes in the parts of a file; a subclass replaces it."""
         return Reading(media, request)
 
     def transcript(self, path: Path, reading: Reading) -> tuple[list[Caption], str]:
@@ -160,12 +161,12 @@ class Reading:
         self._cuts = CutDetector() if dynamic and media.decodes_picture else None
         self._pauses = PauseDetector(media.start_sec) if dynamic and not media.decodes_picture else None
         if self._see:
-            self.tracks["visual"] = Track(self.embed_pictures, hold=True, uncertain=request.uncertainty)
+            self.tracks["visual"] = Track(embed_pictures, hold=True, uncertain=request.uncertainty)
         if "audio" in request.options and media.has_sound:
             self.tracks["audio"] = Track(embed_sound, hold=False, uncertain=request.uncertainty)
         self._spectrum, self._spectrum_time, self._sound_end = Spectrum(), 0.0, -math.inf
         self._blocks: list[FloatArray] = []
-        self._pictures: list[PictureSample] = []
+        self._pictures: list[npt.NDArray[np.uint8]] = []
         self._picture_times: list[float] = []
         self._next_picture = -math.inf
         self._picture_clock = self._sound_clock = media.start_sec
@@ -215,20 +216,8 @@ class Reading:
     def close(self) -> None:
         """Give back what was held besides memory."""
 
-    def sample(self, frame: VideoFrame) -> PictureSample:
-        """What is kept of a picture until it is described."""
-        return (self.shrink(frame, SIZE, SIZE),)
-
-    def describe(self, samples: list[PictureSample]) -> FloatArray:
-        """Features of pictures: float32 of shape (pictures, features)."""
-        return describe_pictures(np.stack([small for small, *_ in samples]))
-
     def hear(self, sound: Sound) -> None:
         """Take note of a stretch of sound, besides what becomes of it here."""
-
-    def embed_pictures(self, features: FloatArray) -> FloatArray:
-        """One vector for the features of a segment's pictures."""
-        return embed_pictures(features)
 
     def _settle(self) -> None:
         self._drain()
@@ -250,12 +239,12 @@ class Reading:
         time = max(picture.time, self._picture_clock) if self._picture_times else picture.time
         self._picture_clock = max(self._picture_clock, picture.end)
         if self._cuts is not None:
-            thumb = self.shrink(picture.frame, cut_detection.WIDTH, cut_detection.HEIGHT, "FAST_BILINEAR")
+            thumb = self.shrink(picture.frame, THUMB_WIDTH, THUMB_HEIGHT, "FAST_BILINEAR")
             self._cuts.add(time, thumb)
         if self._see and time >= self._next_picture - 1e-3:
             # On a grid of the file's own time, so that windows that begin elsewhere see the same pictures.
             self._next_picture = (math.floor(time * PICTURES_PER_SEC + 1e-3) + 1) / PICTURES_PER_SEC
-            self._pictures.append(self.sample(picture.frame))
+            self._pictures.append(self.shrink(picture.frame, SIZE, SIZE))
             self._picture_times.append(time)
 
     def _take_sound(self, sound: Sound) -> None:
@@ -270,7 +259,7 @@ class Reading:
 
     def _drain(self) -> None:
         if self._pictures:
-            for time, features in zip(self._picture_times, self.describe(self._pictures), strict=True):
+            for time, features in zip(self._picture_times, describe_pictures(np.stack(self._pictures)), strict=True):
                 self.tracks["visual"].add(time, 1 / PICTURES_PER_SEC, features[None, :])
             self._pictures, self._picture_times = [], []
         self._drain_sound()

@@ -19,8 +19,6 @@ from embed_pipeline.emulator.engine.request import (
     EngineLimits,
     EngineResult,
     Fixed,
-    Place,
-    Sentences,
 )
 
 _SIZES = struct.Struct(">IQ")
@@ -88,13 +86,12 @@ def pack_request(request: EmbedRequest) -> dict[str, Any]:
 
 def unpack_request(values: dict[str, Any]) -> EmbedRequest:
     """The request that `pack_request` made these values from."""
-    fixed, segmentation, sentences = values.pop("fixed"), values.pop("segmentation"), values.pop("sentences")
+    fixed, segmentation = values.pop("fixed"), values.pop("segmentation")
     for name in ("options", "scopes", "embedding_types"):
         values[name] = tuple(values[name])
     return EmbedRequest(
         **values,
         segmentation=Fixed(**segmentation) if fixed else Dynamic(**segmentation),
-        sentences=None if sentences is None else Sentences(**sentences),
     )
 
 
@@ -111,10 +108,6 @@ def pack_result(result: EngineResult) -> tuple[dict[str, Any], list[np.ndarray]]
         "scopes": result.scopes,
         "missing": result.missing,
         "engine": result.engine,
-        "places": [dataclasses.astuple(place) for place in result.places],
-        "pictures": result.pictures,
-        "characters": result.characters,
-        "truncated": result.truncated,
     }
     arrays = [
         np.asarray(result.start_sec, "<f8"),
@@ -136,8 +129,7 @@ def unpack_result(head: dict[str, Any], arrays: list[np.ndarray]) -> EngineResul
         start, end, vectors, *rest = arrays
         rows = len(head["options"])
         fits = len(head["scopes"]) == len(start) == len(end) == len(vectors) == rows and vectors.ndim == 2
-        places = tuple(Place(*place) for place in head["places"])
-        if not fits or len(places) not in (0, rows) or any(spread.shape != vectors.shape for spread in rest):
+        if not fits or any(spread.shape != vectors.shape for spread in rest):
             raise WireError("the columns of a result differ in length")
         return EngineResult(
             duration_sec=float(head["duration_sec"]),
@@ -149,10 +141,6 @@ def unpack_result(head: dict[str, Any], arrays: list[np.ndarray]) -> EngineResul
             uncertainty=rest[0] if rest else None,
             missing={str(option): str(why) for option, why in head["missing"].items()},
             engine=str(head["engine"]),
-            places=places,
-            pictures=int(head["pictures"]),
-            characters=int(head["characters"]),
-            truncated=bool(head["truncated"]),
         )
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise WireError(f"not a result: {error}") from error

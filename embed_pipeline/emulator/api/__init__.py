@@ -1,0 +1,1 @@
+"""The HTTP surface: routes, bodies on the wire, and what every request passes first."""

@@ -1,0 +1,1 @@
+"""Work beside the requests: fetching sources, reading headers, embedding, and upkeep."""
