@@ -1,4 +1,4 @@
-"""Sounds for the sample library: surf, a beat, a tune, bells, birds and something like speech, all by arithmetic."""
+"""Sounds for the sample library: surf, a beat, a tune, bells, birds and something like speech, computed."""
 
 from __future__ import annotations
 

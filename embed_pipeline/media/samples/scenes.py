@@ -1,4 +1,4 @@
-"""Moving pictures for the sample library: painted by arithmetic, different enough to tell apart and to cut between."""
+"""Moving pictures for the sample library, painted by arithmetic."""
 
 from __future__ import annotations
 
@@ -118,9 +118,11 @@ def market(width: int, height: int, seed: int) -> Scene:
         picture[stripes] = awning
         for (start, speed, feet), colour in zip(people, colours, strict=True):
             middle = (start + speed * time) % 1.2 - 0.1
-            picture[(abs(across - middle) < 0.025) & (down > feet - 0.25) & (down < feet)] = colour
-            head = np.hypot((across - middle) * width / height, down - feet + 0.29) < 0.04
-            picture[head] = (225, 180, 150)
+            # Looking at the columns of the person alone takes a tenth of the time.
+            near = slice(max(int((middle - 0.1) * width), 0), max(int((middle + 0.1) * width), 0))
+            x, y, part = across[:, near], down[:, near], picture[:, near]
+            part[(abs(x - middle) < 0.025) & (y > feet - 0.25) & (y < feet)] = colour
+            part[np.hypot((x - middle) * width / height, y - feet + 0.29) < 0.04] = (225, 180, 150)
         return _finish(picture)
 
     return paint

@@ -1,17 +1,17 @@
-"""The sample library: a small folder of audio and video to try everything with, made on the spot."""
+"""Writing of the sample library: painting, encoding, and files that appear whole."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from fractions import Fraction
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 from embed_pipeline.errors import MediaError
-from embed_pipeline.media.store import in_words
+from embed_pipeline.media.samples.recipes import BROKEN_SAMPLE, SAMPLES, Sample
+from embed_pipeline.media.store import describe_error
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -36,96 +36,6 @@ _FORMATS: Final = {
     ".flac": ("flac", "", "flac"),
     ".ogg": ("ogg", "", "libopus"),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Shot:
-    """A stretch of one scene and one sound.
-
-    Attributes:
-        scene: Name of a scene in `sample_scenes`, or None for no picture.
-        sound: Name of a sound in `sample_sounds`, or None for silence in a file without sound.
-        seconds: How long it lasts.
-        seed: Which of the many the scene and sound are.
-    """
-
-    scene: str | None
-    sound: str | None
-    seconds: float
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """How one file of the sample library is made.
-
-    Attributes:
-        name: Path within the library.
-        shots: What is seen and heard, one after the other.
-        size: Width and height of the picture.
-        rate: Pictures a second.
-        skip_sec: How much of the beginning is left out; makes a shifted copy of another sample.
-        quality: Constant rate factor of the video encoder; more is worse.
-        subtitles: Lines for a sidecar `.srt`, evenly spread over the length.
-    """
-
-    name: str
-    shots: tuple[Shot, ...]
-    size: tuple[int, int] = (320, 180)
-    rate: int = 12
-    skip_sec: float = 0.0
-    quality: int = 26
-    subtitles: tuple[str, ...] = ()
-
-
-_CITY = Sample(
-    "city-night.mp4",
-    (
-        Shot("skyline", "beat", 8, 1),
-        Shot("market", "beat", 6, 2),
-        Shot("skyline", "talk", 7, 7),
-        Shot("plasma", "beat", 5, 3),
-    ),
-)
-
-SAMPLES: Final[tuple[Sample, ...]] = (
-    Sample(
-        "Reisen/Küste, Abend.mp4", (Shot("sea", "surf", 9, 1), Shot("sea", "birds", 7, 5), Shot("forest", "surf", 6, 2))
-    ),
-    _CITY,
-    replace(_CITY, name="city-night-copy.mkv", skip_sec=3.0, size=(256, 144), quality=31),
-    Sample(
-        "interview.mp4",
-        (Shot("speaker", "talk", 9, 1), Shot("speaker", "talk", 8, 2), Shot("sea", "talk", 5, 4)),
-        subtitles=(
-            "You have kept the light here for thirty years.",
-            "Thirty-one. The lamp was still oil when I came.",
-            "What do you hear at night?",
-            "The surf, mostly. And in spring the birds come through.",
-        ),
-    ),
-    Sample(
-        "forest-walk.webm", (Shot("forest", "birds", 8, 3), Shot("forest", "tune", 7, 9)), size=(256, 144), quality=34
-    ),
-    Sample(
-        "market-morning.mov",
-        (Shot("market", "tune", 7, 4), Shot("market", "beat", 6, 11), Shot("plasma", "tune", 5, 8)),
-    ),
-    Sample(
-        "timelapse-without-sound.mp4", (Shot("growth", None, 8, 1), Shot("plasma", None, 6, 5), Shot("sea", None, 6, 8))
-    ),
-    Sample("sound/harbour-bells.wav", (Shot(None, "bells", 14, 1), Shot(None, "surf", 8, 3))),
-    Sample("sound/evening-song.mp3", (Shot(None, "tune", 18, 2), Shot(None, "birds", 10, 6))),
-    Sample(
-        "lecture-twelve-minutes.mp4",
-        tuple(Shot("slide" if number % 4 else "speaker", "talk", 40, 20 + number) for number in range(18)),
-        size=(160, 90),
-        rate=2,
-    ),
-)
-
-#: The one file that cannot be played, on purpose: an upload that broke off after a header that looks right.
-BROKEN_SAMPLE: Final = "broken-upload.mp4"
 
 
 def write_sample_library(
@@ -164,7 +74,7 @@ def write_sample_library(
         _write_once(paths[-1], _write_broken)
     except OSError as error:
         raise MediaError(
-            f"The sample library cannot be written to {str(root)!r}: {in_words(error)}. Choose another folder."
+            f"The sample library cannot be written to {str(root)!r}: {describe_error(error)}. Choose another folder."
         ) from error
     if progress is not None:
         progress("", total, total)
@@ -200,7 +110,7 @@ def _picture_stream(container: OutputContainer, codec: str, sample: Sample) -> V
     else:
         # What x264 decides by looking ahead differs from run to run, even with one thread.
         steady = "mbtree=0:weightp=0"
-        stream.options = {"crf": str(sample.quality), "preset": "veryfast", "x264-params": steady}
+        stream.options = {"crf": str(sample.quality), "preset": "superfast", "x264-params": steady}
     return stream
 
 
@@ -215,13 +125,18 @@ def _sound_stream(container: OutputContainer, codec: str) -> AudioStream:
 
 
 def _write_pictures(container: OutputContainer, stream: VideoStream, sample: Sample) -> None:
-    from embed_pipeline.media.sample_scenes import SCENES
+    from av.video.reformatter import VideoReformatter
+
+    from embed_pipeline.media.samples.scenes import SCENES
 
     number, began = 0, -sample.skip_sec
+    width, height = sample.size
+    enlarge = VideoReformatter()  # one for all pictures: making it takes longer than using it
     for shot in sample.shots:
-        scene = SCENES[shot.scene or ""](*sample.size, shot.seed)
+        scene = SCENES[shot.scene or ""](width // 2, height // 2, shot.seed)
         while (time := number / sample.rate) < began + shot.seconds:
-            frame = _av().VideoFrame.from_ndarray(scene(time - began), format="rgb24")
+            small = _av().VideoFrame.from_ndarray(scene(time - began), format="rgb24")
+            frame = enlarge.reformat(small, width, height, "yuv420p", interpolation="BILINEAR")
             frame.pts, frame.time_base = number, Fraction(1, sample.rate)
             container.mux(stream.encode(frame))
             number += 1
@@ -232,7 +147,7 @@ def _write_pictures(container: OutputContainer, stream: VideoStream, sample: Sam
 def _write_sound(container: OutputContainer, stream: AudioStream, sample: Sample) -> None:
     import numpy as np
 
-    from embed_pipeline.media.sample_sounds import SOUNDS
+    from embed_pipeline.media.samples.sounds import SOUNDS
 
     parts = [SOUNDS[shot.sound or ""](int(shot.seconds * _SOUND_RATE), _SOUND_RATE, shot.seed) for shot in sample.shots]
     samples = (np.concatenate(parts)[int(sample.skip_sec * _SOUND_RATE) :] * 32767).astype(np.int16)
