@@ -180,8 +180,8 @@ class _Collection:
                 # Another platform does not know it, and must not be taken to say that it expired.
                 self.report.failed[key] = (
                     f"task {task.task_id} was created on {task.content.platform}, and this pipeline asks "
-                    f"{self.pipeline.platform}. Set EMBED_BASE_URL and EMBED_API_KEY back to collect it, or materialize "
-                    "embedding_tasks anew."
+                    f"{self.pipeline.platform}. Set EMBED_BASE_URL and EMBED_API_KEY back to collect it, or "
+                    "materialize embedding_tasks anew."
                 )
             else:
                 self._tasks[task.task_id] = task
@@ -292,7 +292,7 @@ class _Collection:
 
     def _result(self, task: TaskRow, keys: Sequence[str]) -> _Outcome:
         """Fetch one result, and write it under the name of each media file."""
-        from embed_pipeline.client import EmptyResultError, NotFoundError, UnreadableResponseError, classify_failure
+        from embed_pipeline.client import EmptyResultError, NotFoundError, UnreadableResponseError
 
         tolerated = self.pipeline.policy.interruptions_tolerated
         if max(self._rows[key].interruptions for key in keys) >= tolerated:
@@ -322,12 +322,16 @@ class _Collection:
                 return self._write(task, keys, response)
             except EmptyResultError as error:
                 return _NoResult(TaskState.RETRYABLE, str(error))
-        if response.status != "failed":
-            return _NotReady()
+        return self._failed(task, keys, response) if response.status == "failed" else _NotReady()
+
+    def _failed(self, task: TaskRow, keys: Sequence[str], response: EmbeddingTaskResponse) -> _Outcome:
+        """Return what the platform's words about a failed task mean."""
+        from embed_pipeline.client import classify_failure
+
         words = response.error.message if response.error and response.error.message else "no reason given"
         kind = classify_failure(words)
         if kind == "expired":
-            return self._copies(task, keys) or _NoResult(TaskState.EXPIRED, f"Task {task_id}: {words}")
+            return self._copies(task, keys) or _NoResult(TaskState.EXPIRED, f"Task {task.task_id}: {words}")
         return _NoResult(TaskState.RETRYABLE if kind in {"transient", "unclear"} else TaskState.FAILED, words)
 
     def _write(self, task: TaskRow, keys: Sequence[str], response: EmbeddingTaskResponse) -> _Outcome:

@@ -139,8 +139,8 @@ def require_same_configuration(pipeline: PipelineContext, named: Sequence[str]) 
     unsubmitted = {row.fingerprint: key for key, row in rows.items() if row.state is MediaState.UNSUBMITTED}
     for fingerprint, task in pipeline.ledger.tasks.ended_otherwise(pipeline.target, unsubmitted).items():
         raise OtherConfigurationError(
-            f"What failed of {unsubmitted[fingerprint]} was asked for under {_difference(pipeline, task)}. A retry asks "
-            "for the same again, so nothing was created. Name the pipeline's code location (-m MODULE, -f FILE or -w "
+            f"What failed of {unsubmitted[fingerprint]} was asked for under {_difference(pipeline, task)}. A retry "
+            "asks for the same again, so nothing was created. Name the pipeline's code location (-m MODULE, -f FILE or -w "
             "WORKSPACE), or set the variables that its daemon has. If the change is meant, the job submit_new_media "
             "submits every file that it concerns."
         )
@@ -248,7 +248,7 @@ def _difference(pipeline: PipelineContext, task: TaskRow) -> str:
     if task.content.platform != pipeline.platform:
         return f"another platform ({task.content.platform}, and here it is {pipeline.platform})"
     if task.content.settings_digest in {pipeline.target.audio_digest, pipeline.target.video_digest}:
-        return "other bounds of duration"
+        return "other bounds on media files"
     before = settings_of(task).spelled_out().model_dump(mode="json")
     here = pipeline.settings.spelled_out().model_dump(mode="json")
     names = [name for name in EmbeddingSettings.model_fields if before[name] != here[name]]

@@ -285,7 +285,7 @@ class _Submission:
                     self._files[file.key] = replace(file, media_type="audio")
                 types[file.key] = (self._files[file.key].media_type, found.duration_sec)
                 minutes[file.key] = settings.embedded_minutes(found.duration_sec)
-                if (why := refusal(found, self.pipeline.policy)) is not None:
+                if (why := refusal(found, file.size, self.pipeline.policy)) is not None:
                     refused[file.key] = why[1]
         self.pipeline.ledger.media.set_type(self.pipeline.name, types)
         retyped = [key for key, (media_type, _) in types.items() if media_type != rows[key].media_type]

@@ -391,9 +391,9 @@ class Request35(Closed):
 
 def _request(base: type[Closed], kind: str, medium: type[Closed], **fields: Any) -> type[BaseModel]:
     """Make the model of a request: its input type, and the object of that name."""
-    return create_model(
-        f"Embed{medium.__name__}", __base__=base, input_type=(Literal[kind], ...), **{kind: (medium, ...)}, **fields
-    )  # type: ignore[call-overload,no-any-return]
+    own: dict[str, Any] = {"input_type": (Literal[kind], ...), kind: (medium, ...), **fields}
+    made: type[BaseModel] = create_model(f"Embed{medium.__name__}", __base__=base, **own)
+    return made
 
 
 Models: TypeAlias = dict[tuple[str, str], type[BaseModel]]
