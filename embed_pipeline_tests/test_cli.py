@@ -18,7 +18,7 @@ from embed_pipeline import cli
 from embed_pipeline.commands.opening import find_place
 from embed_pipeline.emulator import Emulator, EmulatorSettings
 from embed_pipeline.errors import ConfigurationError
-from embed_pipeline_tests.orchestration.world import write_sound
+from embed_pipeline_tests.world import write_sound
 
 
 @dataclass(frozen=True)

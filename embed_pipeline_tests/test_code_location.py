@@ -23,7 +23,7 @@ from embed_pipeline.orchestration.pipeline import build_definitions
 from embed_pipeline.orchestration.pipelines import blueprints_in
 from embed_pipeline.orchestration.resources import EmbeddingStoreResource
 from embed_pipeline.orchestration.settings import EmbeddingSettings
-from embed_pipeline_tests.orchestration.world import World
+from embed_pipeline_tests.world import World
 
 _DEFINITIONS = """\
 import os

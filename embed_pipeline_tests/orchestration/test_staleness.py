@@ -7,7 +7,7 @@ from dagster._core.loader import LoadingContextForTest
 
 from embed_pipeline.orchestration.pipeline import build_definitions
 from embed_pipeline.orchestration.settings import Segmentation
-from embed_pipeline_tests.orchestration.world import World
+from embed_pipeline_tests.world import World
 
 
 def stale(world: World) -> set[tuple[str, str]]:

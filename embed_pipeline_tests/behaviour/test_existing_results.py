@@ -10,7 +10,7 @@ import pytest
 
 from embed_pipeline.orchestration.resources import EmbedClientResource
 from embed_pipeline_tests.orchestration.test_staleness import stale
-from embed_pipeline_tests.orchestration.world import World
+from embed_pipeline_tests.world import World
 
 _LONG = 8 * 86400
 

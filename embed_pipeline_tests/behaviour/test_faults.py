@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from embed_pipeline_tests.orchestration.world import World
+from embed_pipeline_tests.world import World
 
 
 def test_a_platform_that_fails_in_every_way_costs_no_task_and_no_result(world: World) -> None:

@@ -12,7 +12,7 @@ from embed_pipeline.orchestration.resources import EmbedClientResource
 from embed_pipeline.orchestration.settings import EmbeddingSettings
 from embed_pipeline.orchestration.submission_requests import SubmissionPlanner
 from embed_pipeline.orchestration.versions import version_tags
-from embed_pipeline_tests.orchestration.world import World, range_tags
+from embed_pipeline_tests.world import World, range_tags
 
 _OTHER = EmbeddingSettings(model_name="marengo3.5", embedding_dimension=256)
 

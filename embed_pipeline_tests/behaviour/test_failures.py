@@ -12,7 +12,7 @@ import pytest
 
 from embed_pipeline.emulator import Emulator, EmulatorSettings
 from embed_pipeline.orchestration.resources import EmbedClientResource, MediaLibraryResource
-from embed_pipeline_tests.orchestration.world import AT_ONCE, World
+from embed_pipeline_tests.world import AT_ONCE, World
 
 
 def test_what_the_platform_will_not_embed_stays_failed_in_its_own_words(world: World) -> None:

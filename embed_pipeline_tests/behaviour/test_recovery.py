@@ -15,7 +15,7 @@ from embed_pipeline.client import EmbedClient
 from embed_pipeline.emulator import Emulator, EmulatorSettings
 from embed_pipeline.orchestration import creation, left_behind, submitting
 from embed_pipeline.orchestration.resources import EmbeddingStoreResource
-from embed_pipeline_tests.orchestration.world import World
+from embed_pipeline_tests.world import World
 
 Log = Callable[[dg.AssetMaterialization | dg.AssetObservation], None]
 
