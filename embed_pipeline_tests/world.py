@@ -18,6 +18,7 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
+from embed_pipeline.client.exchange import CreateRegistry
 from embed_pipeline.emulator import Emulator, EmulatorSettings
 from embed_pipeline.ledger import tables
 from embed_pipeline.orchestration.blueprint import Blueprint
@@ -83,8 +84,10 @@ class World:
     def let_pass(self, seconds: float) -> None:
         """Let time pass for the ledger: what it has noted lies so much further back.
 
-        The times at which tasks were created stay, because the platform's list is asked by them.
+        The times at which tasks were created stay, because the platform's list is asked by them. The client forgets
+        the requests of this process, as it does in time.
         """
+        CreateRegistry._shared.clear()
         with self.pipeline() as pipeline, pipeline.ledger.database.write() as (connection, _):
             for table in (tables.media, tables.task, tables.outbox, tables.pipeline):
                 times = [column for column in table.c if column.name.endswith(("_at", "_until", "_since"))]
