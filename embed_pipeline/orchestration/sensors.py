@@ -239,8 +239,8 @@ def _readiness_in_words(
     if found.problem is not None:
         sentences.append(f"The platform could not be asked for all: {found.problem}")
     sentences += [
-        f"{count} tasks were created on {other}, and this pipeline asks {blueprint.client.platform}: set EMBED_BASE_URL "
-        "and EMBED_API_KEY back to collect them, or materialize embedding_tasks anew."
+        f"{count} tasks were created on {other}, and this pipeline asks {blueprint.client.platform}: set "
+        "EMBED_BASE_URL and EMBED_API_KEY back to collect them, or materialize embedding_tasks anew."
         for other, count in found.elsewhere.items()
     ]
     return " ".join(sentences)
