@@ -107,8 +107,8 @@ def recover(
             recovery.cleared.append(row)
         else:
             recovery.in_doubt[row.id] = (
-                "it is not known whether the platform has carried out a request whose answer was lost; it is looked for "
-                f"until {datetime.fromtimestamp(row.in_doubt_until or now, tz=UTC):%H:%M:%S} UTC"
+                "it is not known whether the platform has carried out a request whose answer was lost; it is looked "
+                f"for until {datetime.fromtimestamp(row.in_doubt_until or now, tz=UTC):%H:%M:%S} UTC"
             )
             _give_back(pipeline, row, now)
     return recovery
