@@ -5,8 +5,8 @@ from __future__ import annotations
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 
-from embed_pipeline.orchestration.pipeline import build_definitions
-from embed_pipeline.orchestration.settings import Segmentation
+from embed_pipeline.orchestration.definitions import build_definitions
+from embed_pipeline.pipeline.settings import Segmentation
 from embed_pipeline_tests.world import World
 
 
@@ -18,7 +18,7 @@ def stale(world: World) -> set[tuple[str, str]]:
     return {
         (asset.path[-1], key)
         for asset in (names.embedding_tasks, names.segment_embeddings)
-        for key in world.ledger.partitions()
+        for key in world.partitions()
         if resolver.get_status(asset, key) is not StaleStatus.FRESH
     }
 
