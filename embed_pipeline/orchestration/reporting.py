@@ -173,7 +173,7 @@ class Reporter:
         )
 
     def _code_version(self, payload: Mapping[str, Any]) -> str:
-        """Return a task's code version: the present one also where settings differ in what does not concern its file."""
+        """Return a task's code version; settings that differ in what does not concern its file count as the same."""
         settings, platform = self._blueprint.settings, payload["platform"]
         if payload["settings_digest"] not in {settings.digest("audio"), settings.digest("video")}:
             settings = EmbeddingSettings.model_validate(payload["settings"])
