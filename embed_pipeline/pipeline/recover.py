@@ -26,12 +26,14 @@ class Recovery:
         adopted: Claims whose task was found, with its id.
         cleared: Claims whose request created nothing; they are this process's own now.
         in_doubt: Claims of which it cannot be told yet, with the reason.
+        undecided: Claims of which the list cannot tell at all, so that a person has to decide, with the reason.
         changes: Changes that the run is to report.
     """
 
     adopted: dict[int, str] = field(default_factory=dict)
     cleared: list[TaskRow] = field(default_factory=list)
     in_doubt: dict[int, str] = field(default_factory=dict)
+    undecided: dict[int, str] = field(default_factory=dict)
     changes: list[OutboxRow] = field(default_factory=list)
 
 
@@ -67,20 +69,16 @@ def recover(
     if not sent:
         return recovery
     now, clock_sec = ledger.now(), time.time()
-    # A claim without a source, as of base64, cannot be looked for.
-    searched = [row for row in sent if source_refs(row)]
     try:
         results = client.v_2.tasks.find_created(
-            [_search(row, clock_sec - now) for row in searched], known=ledger.tasks.known_ids
+            [_search(row, clock_sec - now) for row in sent], known=ledger.tasks.known_ids
         )
     except BaseException:
         for row in sent:
             _give_back(pipeline, row, now)
         raise
-    found = {row.id: result for row, result in zip(searched, results, strict=True)}
-    for row in sent:
-        result = found.get(row.id)
-        if result is not None and result.task is not None and result.task.id is not None:
+    for row, result in zip(sent, results, strict=True):
+        if result.task is not None and result.task.id is not None:
             task = result.task
             created_at = (
                 None if task.created_at is None else task.created_at.timestamp() - (client.clock_offset_sec or 0.0)
@@ -99,8 +97,11 @@ def recover(
             if duplicate is None:
                 recovery.adopted[row.id] = str(task.id)
                 log(f"{row.key}: task {task.id} was created by a run that died, and is adopted.")
-        elif result is not None and result.undecided is not None and not insist:
-            recovery.in_doubt[row.id] = result.undecided
+        elif result.undecided is not None and not insist:
+            recovery.undecided[row.id] = (
+                f"{result.undecided} It may be the task of a request whose answer was lost. Look at it; to pay for "
+                "another one, submit it with force."
+            )
             _give_back(pipeline, row, now)
         elif ledger.tasks.clear_doubt(row, at_once=insist):
             recovery.cleared.append(row)
@@ -133,9 +134,12 @@ def recover_in_passing(pipeline: PipelineContext, *, owner: str) -> str:
     for row in recovery.cleared:
         discard_upload(pipeline, row)
         pipeline.ledger.tasks.release(row)
+    in_doubt = recovery.in_doubt | recovery.undecided
+    reasons = {row.key: (in_doubt[row.id], None) for row in lapsed if row.id in in_doubt}
+    pipeline.ledger.media.defer(pipeline.name, reasons)
     return (
         f"{len(lapsed)} lapsed claims: {len(recovery.adopted)} tasks adopted, {len(recovery.cleared)} released, "
-        f"{len(recovery.in_doubt)} in doubt"
+        f"{len(in_doubt)} in doubt"
     )
 
 

@@ -430,12 +430,10 @@ class _Submission:
             return True
         if task.id in found.adopted:
             self._count(job, found.adopted[task.id], adopted=True)
+        elif task.id in found.undecided:
+            self._fail_job(job, found.undecided[task.id])
         else:
-            why = found.in_doubt.get(task.id, "another run looks for its task")
-            if "may be this" in why or "several" in why:
-                self._fail_job(job, why)
-            else:
-                self._defer(job, why, _DEFERRED_SEC)
+            self._defer(job, found.in_doubt.get(task.id, "another run looks for its task"), _DEFERRED_SEC)
         return False
 
     def _create(self, job: _Job) -> TasksCreateResponse:
@@ -629,7 +627,7 @@ class _Submission:
         }
         first_sec = self.pipeline.policy.retry_backoff_sec
         for key in keys:
-            if key in self.report.failed and (key not in now or now[key].step is Step.SUBMIT):
+            if key in self.report.failed and (key not in now or now[key].step in {Step.SUBMIT, Step.RECOVER}):
                 failures = rows[key].interruptions + 1 if key in rows else 1
                 reasons[key] = (self.report.failed[key], backoff_sec(failures, first_sec))
         ledger.media.defer(self.pipeline.name, reasons)

@@ -18,7 +18,7 @@ from embed_pipeline import cli
 from embed_pipeline.commands.context import exported, find_context
 from embed_pipeline.emulator import Emulator, EmulatorSettings
 from embed_pipeline.errors import ConfigurationError, DatasetError
-from embed_pipeline_tests.orchestration.world import write_sound
+from embed_pipeline_tests.world import write_sound
 
 
 @dataclass(frozen=True)

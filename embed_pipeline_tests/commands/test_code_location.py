@@ -24,7 +24,7 @@ from embed_pipeline.orchestration.blueprint import blueprints_in
 from embed_pipeline.orchestration.definitions import build_definitions
 from embed_pipeline.orchestration.resources import EmbeddingStoreResource
 from embed_pipeline.pipeline.settings import EmbeddingSettings
-from embed_pipeline_tests.orchestration.world import World
+from embed_pipeline_tests.world import World
 
 _DEFINITIONS = """\
 import os

@@ -27,7 +27,7 @@ from embed_pipeline.errors import EmbedPipelineError
 from embed_pipeline.ledger import Ledger, MediaState
 from embed_pipeline.ledger.database import default_url
 from embed_pipeline.pipeline.publish import MediaStatus
-from embed_pipeline_tests.orchestration.world import write_sound
+from embed_pipeline_tests.world import write_sound
 
 _OURS = ("EMBED_API_KEY", "TWELVE_LABS_API_KEY", "EMBED_BASE_URL", "TWELVELABS_BASE_URL", "EMBED_MEDIA", "EMBED_OUTPUT")
 

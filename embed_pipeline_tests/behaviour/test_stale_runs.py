@@ -27,7 +27,7 @@ from embed_pipeline.orchestration.policy import PipelinePolicy
 from embed_pipeline.orchestration.processes import Whereabouts, this_process, whereabouts
 from embed_pipeline.orchestration.signs_of_life import process_of, signs_of_life
 from embed_pipeline.orchestration.submission_lock import submission_lock
-from embed_pipeline_tests.orchestration.world import World
+from embed_pipeline_tests.world import World
 
 _NAMES, _POLICY = PipelineNames(), PipelinePolicy(dead_after_sec=300.0)
 _STARTED, _CANCELING = dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING
@@ -37,7 +37,7 @@ _WORK = """
 import sys
 from pathlib import Path
 import dagster as dg
-from embed_pipeline_tests.orchestration.world import World
+from embed_pipeline_tests.world import World
 
 class Elsewhere:
     base_url = sys.argv[3]

@@ -12,7 +12,8 @@ import pytest
 
 from embed_pipeline.emulator import Emulator, EmulatorSettings
 from embed_pipeline.orchestration.resources import EmbedClientResource, MediaLibraryResource
-from embed_pipeline_tests.orchestration.world import AT_ONCE, World
+from embed_pipeline.pipeline import submit
+from embed_pipeline_tests.world import AT_ONCE, World
 
 
 def test_what_the_platform_will_not_embed_stays_failed_in_its_own_words(world: World) -> None:
@@ -115,14 +116,14 @@ def test_a_wrong_key_is_told_once_and_marks_no_file_as_failed(
 
 @pytest.mark.parametrize("status", [402, 404, 409])
 def test_an_error_that_is_not_about_the_files_condemns_none_and_is_told_once(world: World, status: int) -> None:
-    world.add(*(f"{number:02}.wav" for number in range(16)))
+    world.add(*(f"{number:02}.wav" for number in range(40)))
     world.faults({"kind": "status", "on": "create", "status": status})
     (run,) = world.discover().runs
 
     assert not run.success
     assert f"The platform answered {status}" in world.words(run)
     creates = world.emulator.platform.journal.entries(endpoint="create", limit=100)
-    assert len(creates) < 16, "what stands in the way of all is not asked for each"
+    assert len(creates) < 40, "what stands in the way of all is not asked for each"
     assert set(world.states().values()) == {"unsubmitted"}
 
     world.faults()
@@ -209,7 +210,7 @@ def test_a_file_that_is_too_short_is_refused_before_anything_is_paid(world: Worl
 
     assert world.settle() == {"good.wav": "embedded", "short.wav": "failed"}
 
-    assert world.statuses()["short.wav"].reason.startswith("too short: 2.0 s"), "its name stands beside it"
+    assert world.statuses()["short.wav"].reason.startswith("too short: 2.00 s"), "its name stands beside it"
     assert world.created() == {"good.wav": 1}
 
 
@@ -246,16 +247,14 @@ def test_what_is_no_media_is_refused_once(world: World) -> None:
 def test_an_unforeseen_error_of_one_file_leaves_the_others_their_task_and_is_looked_into(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from embed_pipeline.orchestration import preparation
+    deliver = submit.url_or_data
 
-    prepare = preparation.prepare
-
-    def prepared(file: Any, *arguments: Any, **options: Any) -> Any:
+    def delivered(file: Any, *arguments: Any) -> Any:
         if file.key == "one.wav":
             raise RuntimeError("nobody thought of this")
-        return prepare(file, *arguments, **options)
+        return deliver(file, *arguments)
 
-    monkeypatch.setattr(preparation, "prepare", prepared)
+    monkeypatch.setattr(submit, "url_or_data", delivered)
     world.add("one.wav", "two.wav", "zoo.wav")
 
     [run] = world.discover().runs

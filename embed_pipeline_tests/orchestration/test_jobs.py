@@ -15,7 +15,7 @@ from embed_pipeline.orchestration.retrying import NothingToRetryError, UnknownMe
 from embed_pipeline.orchestration.settings import EmbeddingSettings, Segmentation
 from embed_pipeline.orchestration.states import MediaState
 from embed_pipeline.orchestration.submission_lock import SubmissionBusyError
-from embed_pipeline_tests.orchestration.world import World, range_tags
+from embed_pipeline_tests.world import World, range_tags
 
 STATES = {
     "talks/one.wav": MediaState.EMBEDDED,

@@ -13,7 +13,7 @@ from embed_pipeline.orchestration import outcome_rows, table
 from embed_pipeline.orchestration.policy import PipelinePolicy
 from embed_pipeline.orchestration.settings import EmbeddingSettings, Segmentation
 from embed_pipeline.orchestration.table import refresh_due
-from embed_pipeline_tests.orchestration.world import World
+from embed_pipeline_tests.world import World
 
 _NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 _POLICY = PipelinePolicy(table_interval_sec=900, table_longest_sec=6 * 3600, sensor_interval_sec=30)

@@ -16,7 +16,7 @@ from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 
 from embed_pipeline.commands.workplace import Workplace
 from embed_pipeline.emulator import Emulator
-from embed_pipeline_tests.orchestration.world import World
+from embed_pipeline_tests.world import World
 
 _PROJECT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.server, pytest.mark.timeout(400)]

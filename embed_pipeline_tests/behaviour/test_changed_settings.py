@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
-import dagster as dg
-
 from embed_pipeline.emulator.settings import Timing
-from embed_pipeline.orchestration.records import TaskRecord
+from embed_pipeline.ledger import Step
 from embed_pipeline.orchestration.resources import EmbedClientResource
-from embed_pipeline.orchestration.settings import EmbeddingSettings
-from embed_pipeline.orchestration.submission_requests import SubmissionPlanner
-from embed_pipeline.orchestration.versions import version_tags
-from embed_pipeline_tests.orchestration.world import World, range_tags
+from embed_pipeline.pipeline.settings import EmbeddingSettings, Segmentation
+from embed_pipeline_tests.world import World
 
 _OTHER = EmbeddingSettings(model_name="marengo3.5", embedding_dimension=256)
+_OTHER_SOUND = EmbeddingSettings(audio_segmentation=Segmentation(strategy="fixed", seconds=3))
 
 
 def test_a_result_is_written_and_judged_by_the_settings_its_task_was_made_with(world: World) -> None:
@@ -31,30 +26,10 @@ def test_a_result_is_written_and_judged_by_the_settings_its_task_was_made_with(w
     segments = world.segments("a.wav")
     assert segments.settings == asked.request("audio")
     assert segments.settings_digest == asked.digest("audio")
-    (event,) = world.instance.fetch_materializations(world.blueprint.names.segment_embeddings, limit=1).records
-    assert event.asset_materialization is not None
-    assert event.asset_materialization.metadata["embed_pipeline/settings_digest"].value == asked.digest("audio")
+    reported = world.latest("segment_embeddings", "a.wav").metadata
+    assert reported["embed_pipeline/settings_digest"].value == asked.digest("audio")
     for evaluation in run.get_asset_check_evaluations():
         assert evaluation.passed, evaluation
-
-
-def test_a_task_tells_its_settings_whatever_the_models_options_become() -> None:
-    settings = EmbeddingSettings(model_name="marengo3.5", embedding_dimension=256, start_sec=1.5)
-    event = dg.AssetMaterialization(
-        "embedding_tasks",
-        partition="a.wav",
-        metadata={
-            "embed_pipeline/task_id": "1",
-            "embed_pipeline/settings": settings.spelled_out().model_dump(mode="json"),
-        },
-        tags=version_tags("1"),
-    )
-    record = TaskRecord.from_event(event, 1, 0.0)
-
-    assert record is not None
-    assert record.settings is not None
-    assert record.settings.video_options == ("visual", "audio")
-    assert record.settings.code_version == settings.code_version
 
 
 def test_a_tick_says_that_tasks_are_on_a_platform_which_it_does_not_ask(world: World) -> None:
@@ -75,16 +50,11 @@ def test_what_the_emulator_embedded_is_due_on_the_platform(world: World) -> None
     assert set(world.settle().values()) == {"embedded"}
     elsewhere = EmbedClientResource(base_url="http://platform.invalid/v1.3", api_key="key")
 
-    moved = world.varied(client=elsewhere, submit_automatically=True)
-    wanted = SubmissionPlanner(
-        blueprint=moved.blueprint,
-        instance=world.instance,
-        library=moved.blueprint.library.library(),
-        now=datetime.now(UTC),
-        budget_sec=10.0,
-    ).request(["a.wav", "b.wav"])
+    moved = world.varied(client=elsewhere)
+    with moved.pipeline() as pipeline:
+        due = sorted((file.key, file.step) for file in pipeline.ledger.due(pipeline.target))
 
-    assert [dict(tags) for tags in wanted.ranges] == [range_tags("a.wav", "b.wav")]
+    assert due == [("a.wav", Step.SUBMIT), ("b.wav", Step.SUBMIT)]
     assert world.discover().runs == (), "for the emulator nothing has changed"
 
 
@@ -101,8 +71,9 @@ def test_a_task_of_another_platform_is_neither_asked_for_nor_taken_for_expired(w
 
     assert not collected.success
     assert "was created on emulator, and this pipeline asks 127.0.0.2" in world.words(collected)
-    assert world.ledger.outcomes() == {}
+    assert world.states() == {"a.wav": "processing"}
     world.emulator.platform.store.release(None, now=world.emulator.platform.clock.now())
+    world.forget_requests()
     assert world.settle() == {"a.wav": "embedded"}
     assert world.created().total() == 1
 
@@ -128,8 +99,8 @@ def test_settings_that_come_back_cost_nothing_however_old_their_results(world: W
     assert set(outlived.settle().values()) == {"embedded"}
 
     assert world.created() == {"a.wav": 2, "b.wav": 2}
-    assert world.ledger.latest_tasks(["a.wav"])["a.wav"].settings_digest == world.blueprint.settings.digest("audio")
-    assert world.ledger.outcomes() == {}
+    reported = world.latest("embedding_tasks", "a.wav").metadata
+    assert reported["embed_pipeline/settings_digest"].value == world.blueprint.settings.digest("audio")
 
 
 def test_segments_that_another_content_has_replaced_are_not_taken_for_those_of_a_task(world: World) -> None:
@@ -145,3 +116,49 @@ def test_segments_that_another_content_has_replaced_are_not_taken_for_those_of_a
 
     assert world.segments("b.wav").task_id != world.segments("a.wav").task_id
     assert world.segments("b.wav").fingerprint != world.segments("a.wav").fingerprint
+
+
+def test_the_tasks_of_other_settings_are_found_and_discovery_comes_to_rest(world: World) -> None:
+    world.add("one.wav", "two.wav", "three.wav")
+    world.settle()
+    before = world.statuses()
+    changed = world.varied(settings=_OTHER_SOUND)
+
+    assert set(changed.settle().values()) == {"embedded"}
+
+    assert world.created() == {"one.wav": 2, "two.wav": 2, "three.wav": 2}
+    after = changed.statuses()
+    assert all(after[key].task_id != before[key].task_id for key in before)
+    assert all(changed.segments(key) is not None for key in after)
+    assert not changed.discover().runs
+
+
+def test_settings_that_concern_no_file_cost_nothing(world: World) -> None:
+    world.add("one.wav")
+    world.settle()
+    picture = EmbeddingSettings(video_segmentation=Segmentation(strategy="fixed", seconds=3))
+
+    changed = world.varied(settings=picture)
+    changed.settle()
+
+    assert world.created() == {"one.wav": 1}
+    assert not changed.discover().runs
+
+
+def test_settings_are_not_followed_where_submission_is_left_to_people(world: World) -> None:
+    world.add("one.wav")
+    world.settle()
+
+    assert not world.varied(settings=_OTHER_SOUND, submit_automatically=False).discover().runs
+
+
+def test_settings_in_another_order_pay_for_nothing(world: World) -> None:
+    world.add("a.wav")
+    world.settle()
+
+    for scopes, options in [(("asset", "clip"), ()), (("clip", "asset"), ("transcription", "audio"))]:
+        again = world.varied(settings=EmbeddingSettings(scopes=scopes, audio_options=options))
+        assert again.submit("a.wav").success
+        assert again.settle() == {"a.wav": "embedded"}
+
+    assert world.created() == {"a.wav": 1}

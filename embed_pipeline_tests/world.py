@@ -15,10 +15,12 @@ from typing import Any
 from urllib.parse import unquote
 
 import dagster as dg
+import pytest
 import sqlalchemy as sa
 
-from embed_pipeline.emulator import Emulator
-from embed_pipeline.ledger.tables import media
+from embed_pipeline.client.exchange import CreateRegistry
+from embed_pipeline.emulator import Emulator, EmulatorSettings
+from embed_pipeline.ledger import tables
 from embed_pipeline.orchestration.blueprint import Blueprint
 from embed_pipeline.orchestration.daemon import InProcessDaemon, Tick
 from embed_pipeline.orchestration.definitions import build_definitions
@@ -77,7 +79,20 @@ class World:
     def forget_requests(self) -> None:
         """Let what was requested or deferred be free at once, as it is after a while."""
         with self.pipeline() as pipeline, pipeline.ledger.database.write() as (connection, _):
-            connection.execute(sa.update(media).values(deferred_until=None))
+            connection.execute(sa.update(tables.media).values(deferred_until=None))
+
+    def let_pass(self, seconds: float) -> None:
+        """Let time pass for the ledger: what it has noted lies so much further back.
+
+        The times at which tasks were created stay, because the platform's list is asked by them. The client forgets
+        the requests of this process, as it does in time.
+        """
+        CreateRegistry._shared.clear()
+        with self.pipeline() as pipeline, pipeline.ledger.database.write() as (connection, _):
+            for table in (tables.media, tables.task, tables.outbox, tables.pipeline):
+                times = [column for column in table.c if column.name.endswith(("_at", "_until", "_since"))]
+                times = [column for column in times if column is not tables.task.c.created_at]
+                connection.execute(sa.update(table).values({column.name: column - seconds for column in times}))
 
     def varied(self, **changes: Any) -> World:
         """The same world under another policy, or with other values in its blueprint."""
@@ -192,6 +207,90 @@ class World:
         digest = self.blueprint.settings.digest("audio" if key.endswith(".wav") else "video")
         return self.blueprint.store.dataset().read_media(key, digest)
 
+    def latest(self, asset: str, key: str) -> dg.AssetMaterialization:
+        """The latest materialization of an asset's partition."""
+        name = self.blueprint.names.asset_key(asset)
+        (record,) = self.instance.fetch_materializations(
+            dg.AssetRecordsFilter(name, asset_partitions=[key]), limit=1
+        ).records
+        assert record.asset_materialization is not None
+        return record.asset_materialization
+
+    def observations(self, asset: str, key: str) -> list[dg.AssetObservation]:
+        """What was observed of an asset's partition, oldest first."""
+        name = self.blueprint.names.asset_key(asset)
+        records = self.instance.fetch_observations(dg.AssetRecordsFilter(name, asset_partitions=[key]), limit=100)
+        return [record.asset_observation for record in reversed(records.records) if record.asset_observation]
+
+    def partitions(self) -> list[str]:
+        """Dagster's partitions, in its order."""
+        return list(self.instance.get_dynamic_partitions(self.blueprint.names.partitions))
+
+    def partition_statuses(self, asset: str) -> dict[str, str]:
+        """What the UI shows of an asset's partitions; those that are missing are left out."""
+        found = self.instance.get_status_by_partition(
+            self.blueprint.names.asset_key(asset), self.partitions(), self.blueprint.partitions_def
+        )
+        return {key: status.value for key, status in (found or {}).items() if status is not None}
+
+    def unreported(self) -> int:
+        """Changes that Dagster has not been told of."""
+        with self.pipeline() as pipeline:
+            return pipeline.ledger.outbox.count(pipeline.name)
+
 
 def range_tags(*keys: str) -> dict[str, str]:
     return {RANGE_START_TAG: keys[0], RANGE_END_TAG: keys[-1]}
+
+
+def problems_of(result: dg.ExecuteInProcessResult) -> dict[str, str]:
+    """What a failed run tells of each media file, in its table of problems."""
+    failures = [event.step_failure_data for event in result.all_node_events if event.is_step_failure]
+    assert failures[-1].user_failure_data is not None
+    records = failures[-1].user_failure_data.metadata["embed_pipeline/problems"].records
+    return {str(record.data["media"]): str(record.data["problem"]) for record in records}
+
+
+def outputs_of(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
+    """What the steps of a run sum up, by the name of the number."""
+    found: dict[str, Any] = {}
+    for event in result.all_node_events:
+        if event.is_successful_output:
+            values = event.step_output_data.metadata.items()
+            found |= {name.removeprefix("embed_pipeline/"): value.value for name, value in values}
+    return found
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    """A Dagster instance of the test's own, in memory."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+@pytest.fixture
+def stored_instance() -> Iterator[dg.DagsterInstance]:
+    """A Dagster instance with storage on disk, as a default installation has it and as processes share it."""
+    with dg.instance_for_test() as instance:
+        yield instance
+
+
+@pytest.fixture
+def media(tmp_path: Path) -> Path:
+    """An empty media folder."""
+    folder = tmp_path / "media"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def emulator(media: Path) -> Iterator[Emulator]:
+    """The local platform: it reads the media folder in place, and its vectors cost nothing."""
+    with Emulator(EmulatorSettings(engine="instant", media_root=media, workers=1)) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def world(tmp_path: Path, instance: dg.DagsterInstance, emulator: Emulator) -> World:
+    """A media library, the platform, a Dagster instance and one pipeline between them."""
+    return World(tmp_path, instance, emulator)

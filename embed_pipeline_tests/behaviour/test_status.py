@@ -8,7 +8,7 @@ from embed_pipeline.orchestration.health import failed_files, tried_again_by_its
 from embed_pipeline.orchestration.states import MediaState
 from embed_pipeline.orchestration.status import read_statuses
 from embed_pipeline.orchestration.versions import Outcome, OutcomeState
-from embed_pipeline_tests.orchestration.world import World
+from embed_pipeline_tests.world import World
 
 
 def reason(world: World, key: str) -> str:

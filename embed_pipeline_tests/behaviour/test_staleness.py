@@ -5,9 +5,9 @@ from __future__ import annotations
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 
-from embed_pipeline.orchestration.pipeline import build_definitions
-from embed_pipeline.orchestration.settings import Segmentation
-from embed_pipeline_tests.orchestration.world import World
+from embed_pipeline.orchestration.definitions import build_definitions
+from embed_pipeline.pipeline.settings import Segmentation
+from embed_pipeline_tests.world import World
 
 
 def stale(world: World) -> set[tuple[str, str]]:
@@ -18,7 +18,7 @@ def stale(world: World) -> set[tuple[str, str]]:
     return {
         (asset.path[-1], key)
         for asset in (names.embedding_tasks, names.segment_embeddings)
-        for key in world.ledger.partitions()
+        for key in world.partitions()
         if resolver.get_status(asset, key) is not StaleStatus.FRESH
     }
 

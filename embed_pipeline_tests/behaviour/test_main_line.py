@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from embed_pipeline_tests.orchestration.world import World, write_sound
+from embed_pipeline_tests.world import World, write_sound
 
 
 def test_a_library_becomes_a_dataset_and_a_second_tick_requests_nothing(world: World) -> None:
