@@ -74,22 +74,30 @@ def append(
     Returns:
         The rows that the run is to report.
     """
-    rows = []
-    for kind, key, payload in changes:
-        reporter = run_id if own is None or key in own else None
-        values = {
-            "pipeline": pipeline,
-            "asset": ASSETS[kind],
-            "key": key,
-            "kind": kind,
-            "payload": to_json(payload),
-            "run_id": reporter,
-            "created_at": now,
-        }
-        new_id = connection.execute(sa.insert(outbox).values(values).returning(outbox.c.id)).scalar_one()
-        if reporter is not None:
-            rows.append(OutboxRow(new_id, kind, key, payload, now))
-    return rows
+    ordered = list(changes)
+    if not ordered:
+        return []
+    reporters = [run_id if own is None or key in own else None for _, key, _ in ordered]
+    new_ids = connection.execute(
+        sa.insert(outbox).returning(outbox.c.id, sort_by_parameter_order=True),
+        [
+            {
+                "pipeline": pipeline,
+                "asset": ASSETS[kind],
+                "key": key,
+                "kind": kind,
+                "payload": to_json(payload),
+                "run_id": reporter,
+                "created_at": now,
+            }
+            for (kind, key, payload), reporter in zip(ordered, reporters, strict=True)
+        ],
+    ).scalars()
+    return [
+        OutboxRow(new_id, kind, key, payload, now)
+        for new_id, (kind, key, payload), reporter in zip(new_ids, ordered, reporters, strict=True)
+        if reporter is not None
+    ]
 
 
 class Outbox:

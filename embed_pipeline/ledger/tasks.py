@@ -448,13 +448,27 @@ class Tasks:
         return count
 
     def _adopt(self, target: Target, results: Sequence[tuple[TaskRow, str, Written]]) -> int:
-        count = 0
+        tasks: dict[Content, dict[str, Any]] = {}
+        files: dict[str, dict[str, Any]] = {}
         with self._database.write() as (connection, now):
             for row, uri, file in sorted(results, key=lambda one: one[2].key):
-                new = {**_values(row), "state": TaskState.COLLECTED, "is_latest": True, "task_id": row.task_id}
-                new |= {"origin": "imported", "created_at": row.created_at, "ended_at": row.created_at}
-                inserted = connection.execute(insert_new(connection, task).values(new))
-                values = {
+                imported = {"origin": "imported", "created_at": row.created_at, "ended_at": row.created_at}
+                tasks[row.content] = {
+                    **_values(row),
+                    "state": TaskState.COLLECTED,
+                    "is_latest": True,
+                    "task_id": row.task_id,
+                    **imported,
+                }
+                files[file.key] = {
+                    "pipeline": target.pipeline,
+                    "key": file.key,
+                    "uri": uri,
+                    "media_type": row.media_type,
+                    "fingerprint": row.content.fingerprint,
+                    "duration_sec": file.duration_sec,
+                    "changed_at": now,
+                    "task_id": row.task_id,
                     "embedded_fingerprint": row.content.fingerprint,
                     "embedded_digest": row.content.settings_digest,
                     "embedded_platform": row.content.platform,
@@ -465,28 +479,13 @@ class Tasks:
                     "written_at": row.created_at,
                     "updated_at": now,
                 }
-                facts = {
-                    "pipeline": target.pipeline,
-                    "key": file.key,
-                    "uri": uri,
-                    "media_type": row.media_type,
-                    "fingerprint": row.content.fingerprint,
-                    "duration_sec": file.duration_sec,
-                    "changed_at": now,
-                    "task_id": row.task_id,
-                    **values,
-                }
-                known = connection.execute(insert_new(connection, media).values(facts))
-                if known.rowcount == 0:
-                    unserved = sa.and_(media.c.task_id.is_(None), media.c.fingerprint == row.content.fingerprint)
-                    connection.execute(
-                        sa.update(media)
-                        .where(media.c.pipeline == target.pipeline, media.c.key == file.key)
-                        .where(media.c.embedded_task_id.is_(None))
-                        .values(task_id=sa.case((unserved, row.task_id), else_=media.c.task_id), **values)
-                    )
-                count += max(inserted.rowcount, known.rowcount, 0) > 0
-        return count
+            identity = task.c.fingerprint, task.c.settings_digest, task.c.platform
+            inserted = connection.execute(insert_new(connection, task).returning(*identity), list(tasks.values()))
+            new_tasks = {Content(*row) for row in inserted}
+            inserted = connection.execute(insert_new(connection, media).returning(media.c.key), list(files.values()))
+            new_files = {key for (key,) in inserted}
+            _set_imported(connection, [file for key, file in files.items() if key not in new_files])
+        return sum(row.content in new_tasks or file.key in new_files for row, _, file in results)
 
     def _insert(
         self,
@@ -663,8 +662,31 @@ def _record_answer(connection: sa.Connection, claimed: TaskRow, values: Mapping[
         if before is not None:
             connection.execute(sa.update(task).where(task.c.id == before.id).values(is_latest=False))
         new = {**_values(claimed), **values, "attempt": attempt, "is_latest": True}
-        if connection.execute(insert_new(connection, task).values(new)).rowcount == 1:
+        # The row itself tells: PostgreSQL's driver does not count rows where it returns their ids.
+        if connection.execute(insert_new(connection, task).values(new).returning(task.c.id)).one_or_none() is not None:
             return None
+
+
+def _set_imported(connection: sa.Connection, files: Sequence[Mapping[str, Any]]) -> None:
+    """Record imported segments of media files that are known already, where they have none."""
+    if not files:
+        return
+    imported = [name for name in files[0] if name.startswith("embedded_")]
+    imported += ["segments", "space", "size_bytes", "written_at", "updated_at"]
+    unserved = sa.and_(media.c.task_id.is_(None), media.c.fingerprint == sa.bindparam("new_fingerprint"))
+    connection.execute(
+        sa.update(media)
+        .where(
+            media.c.pipeline == sa.bindparam("new_pipeline"),
+            media.c.key == sa.bindparam("new_key"),
+            media.c.embedded_task_id.is_(None),
+        )
+        .values(
+            task_id=sa.case((unserved, sa.bindparam("new_task_id")), else_=media.c.task_id),
+            **{name: sa.bindparam(f"new_{name}") for name in imported},
+        ),
+        [{f"new_{name}": value for name, value in file.items()} for file in files],
+    )
 
 
 def _lock(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> None:

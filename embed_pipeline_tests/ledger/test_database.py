@@ -177,8 +177,8 @@ sys.exit("alembic" in sys.modules)
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_migrations_make_the_tables_that_the_queries_use(url):
-    with Ledger(url) as ledger, ledger.database.read() as (connection, _):
+def test_migrations_make_the_tables_that_the_queries_use(new_url):
+    with Ledger(new_url) as ledger, ledger.database.read() as (connection, _):
         context = MigrationContext.configure(
             connection, opts={"version_table": "ledger_version", "compare_type": True, "compare_server_default": True}
         )
@@ -204,32 +204,32 @@ def _plain(condition: str) -> str:
     return condition.replace("<>", "!=")
 
 
-def test_migration_that_ran_before_does_nothing(url):
+def test_migration_that_ran_before_does_nothing(new_url):
     for _ in range(2):
-        with Ledger(url) as ledger:
+        with Ledger(new_url) as ledger:
             ledger.now()
             with ledger.database.read() as (connection, _):
                 assert connection.execute(sa.text("SELECT version_num FROM ledger_version")).scalars().all() == [HEAD]
 
 
-def test_ledger_of_an_earlier_version_is_migrated_when_opened(url):
+def test_ledger_of_an_earlier_version_is_migrated_when_opened(new_url):
     """A ledger whose migration was cut off before its tables were made counts as empty."""
-    with Ledger(url) as ledger, ledger.database.write() as (connection, _):
+    with Ledger(new_url) as ledger, ledger.database.write() as (connection, _):
         metadata.drop_all(connection)
         connection.execute(sa.text("DELETE FROM ledger_version"))
-    with Ledger(url) as ledger:
+    with Ledger(new_url) as ledger:
         ledger.media.record(TARGET, [facts()])
         assert ledger.keys("") == ["a.mp4"]
 
 
-def test_ledger_of_a_newer_version_is_left_alone(url):
-    with Ledger(url) as ledger, ledger.database.write() as (connection, _):
+def test_ledger_of_a_newer_version_is_left_alone(new_url):
+    with Ledger(new_url) as ledger, ledger.database.write() as (connection, _):
         connection.execute(sa.text("UPDATE ledger_version SET version_num = '9999'"))
-    message = error_of(url)
+    message = error_of(new_url)
     assert "newer version" in message
     assert "Upgrade the package" in message
     assert message.startswith("The ledger ")
-    with Ledger(url) as ledger, pytest.raises(LedgerError, match="newer version"):
+    with Ledger(new_url) as ledger, pytest.raises(LedgerError, match="newer version"):
         ledger.now()
 
 
@@ -265,14 +265,14 @@ def open_together(url: str, count: int) -> None:
 
 
 def test_processes_that_open_a_new_file_at_once_all_get_it(tmp_path):
-    open_together(on_sqlite(tmp_path / "ledger.db"), 4)
+    open_together(on_sqlite(tmp_path / "ledger.db"), 3)
     with Ledger(on_sqlite(tmp_path / "ledger.db")) as ledger:
         assert ledger.keys("") == []
 
 
 @pytest.mark.server
 def test_processes_that_open_an_empty_database_at_once_all_get_it(postgres_url):
-    open_together(postgres_url, 4)
+    open_together(postgres_url, 3)
     with Ledger(postgres_url) as ledger:
         assert ledger.keys("") == []
 
