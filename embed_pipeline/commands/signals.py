@@ -20,7 +20,7 @@ _AGAIN_AFTER_SEC = 0.05
 def interrupted_in_order() -> Iterator[None]:
     """Within the block SIGTERM and SIGHUP raise KeyboardInterrupt, so that what was started is ended.
 
-    A signal that is ignored, as SIGHUP under ``nohup``, stays ignored.
+    A signal that is ignored, as SIGHUP under `nohup`, stays ignored.
     """
 
     def interrupt(*_: object) -> None:
