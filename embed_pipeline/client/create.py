@@ -29,7 +29,7 @@ from embed_pipeline.client.exchange import (
     RequestOptions,
     Session,
     UnknownCreate,
-    admit,
+    acquire,
     back_off,
     path_segment,
     pause,
@@ -127,7 +127,7 @@ class _Creation:
     def _attempt(self, attempt: int) -> Flow[TasksCreateResponse | None]:
         """Send once; None if it is to be sent again."""
         session = self.session
-        yield from admit(session, self.policy, EMBED, self.billed_sec)
+        yield from acquire(session, self.policy, EMBED, self.billed_sec)
         self._ask_caller()
         self._first_sent_at = self._first_sent_at or session.now()
         self._unknown = UnknownCreate(self._first_sent_at, self._in_doubt_until())
@@ -139,7 +139,9 @@ class _Creation:
             self._nothing_created()
             yield from back_off(session, self.policy, attempt, failed, again=self.policy.retry_connection_errors)
             return None
-        session.budget.learn(EMBED, reply.headers, session.monotonic())
+        except UnreadableResponseError as unreadable:  # an answer that is larger than the bound
+            return (yield from self._settle(attempt, unreadable, answered=True))
+        session.budget.update_from_headers(EMBED, reply.headers, session.monotonic())
         if reply.succeeded:
             created = _read_created(reply)
             if created is not None:
@@ -156,7 +158,7 @@ class _Creation:
         self._nothing_created()
         if error.status_code == 429:
             wait = error.retry_after_sec if error.retry_after_sec is not None else self.policy.delay(attempt)
-            session.budget.hold(EMBED, session.monotonic() + wait)
+            session.budget.pause_until(EMBED, session.monotonic() + wait)
         yield from back_off(
             session, self.policy, attempt, error, again=error.status_code in self.policy.create_statuses
         )

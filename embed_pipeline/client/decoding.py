@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from numpy import float32
     from numpy.typing import NDArray
 
+Body = bytes | bytearray
+
 WINDOW_BYTES = 1_000_000
 _DATA_ARRAY = re.compile(rb'"data"\s*:\s*\[\s*(?=\{)')
 _BETWEEN_OR_END = re.compile(rb"\}\s*(,\s*(?=\{)|\])")
@@ -34,7 +36,7 @@ _END = re.compile(rb"\}\s*\]")
 _COLUMNS = ("embedding", "embedding_uncertainty", "embedding_option", "embedding_scope", "start_sec", "end_sec")
 
 
-def decode_task(body: bytes, *, window_bytes: int = WINDOW_BYTES) -> EmbeddingTaskResponse:
+def decode_task(body: Body, *, window_bytes: int = WINDOW_BYTES) -> EmbeddingTaskResponse:
     """Reads the body of ``GET /embed-v2/tasks/{id}``.
 
     Args:
@@ -54,7 +56,7 @@ def decode_task(body: bytes, *, window_bytes: int = WINDOW_BYTES) -> EmbeddingTa
     return _task(head, columns)
 
 
-def _decode_windows(body: bytes, window_bytes: int) -> tuple[dict[str, Any], _Columns] | None:
+def _decode_windows(body: Body, window_bytes: int) -> tuple[dict[str, Any], _Columns] | None:
     import simdjson
 
     start = _DATA_ARRAY.search(body)
@@ -77,7 +79,7 @@ def _decode_windows(body: bytes, window_bytes: int) -> tuple[dict[str, Any], _Co
     return head, columns
 
 
-def _window_ends(body: bytes, position: int, window_bytes: int) -> tuple[Iterable[re.Match[bytes]], bool]:
+def _window_ends(body: Body, position: int, window_bytes: int) -> tuple[Iterable[re.Match[bytes]], bool]:
     """Where the window that begins at ``position`` may end, and whether it is the last."""
     cut = _BETWEEN_OR_END.search(body, position + window_bytes)
     if cut is not None and cut[1] != b"]":
@@ -87,7 +89,7 @@ def _window_ends(body: bytes, position: int, window_bytes: int) -> tuple[Iterabl
 
 
 def _add_window(
-    parser: simdjson.Parser, columns: _Columns, body: bytes, position: int, ends: Iterable[re.Match[bytes]]
+    parser: simdjson.Parser, columns: _Columns, body: Body, position: int, ends: Iterable[re.Match[bytes]]
 ) -> int | None:
     """Add the items up to the first end that closes what was opened; where the next window begins, or None."""
     for end in ends:
@@ -101,7 +103,7 @@ def _add_window(
     return None
 
 
-def _decode_whole(body: bytes) -> tuple[dict[str, Any], _Columns | None]:
+def _decode_whole(body: Body) -> tuple[dict[str, Any], _Columns | None]:
     import simdjson
 
     try:
@@ -234,7 +236,7 @@ class _Columns:
 
     @staticmethod
     def _bad(number: int, what: str) -> UnreadableResponseError:
-        return UnreadableResponseError(f"Item {number} of the task's data {what}.", passing=False)
+        return UnreadableResponseError(f"Item {number} of the task's data {what}.", retryable=False)
 
     def segments(self) -> Segments:
         import numpy as np
@@ -277,7 +279,7 @@ def _task(head: dict[str, Any], columns: _Columns | None) -> EmbeddingTaskRespon
     return task
 
 
-def _diagnose(body: bytes, error: Exception) -> UnreadableResponseError:
+def _diagnose(body: Body, error: Exception) -> UnreadableResponseError:
     """Why the fast parser gave up: NaN and Infinity are no JSON, and the slow parser can say which item has them."""
     try:
         document = json.loads(body)
@@ -286,7 +288,7 @@ def _diagnose(body: bytes, error: Exception) -> UnreadableResponseError:
         return UnreadableResponseError(f"The task's body of {len(body)} bytes {shown} ({error}).")
     for number in _not_finite(document):
         return _Columns._bad(number, "has a number that is not finite")
-    return UnreadableResponseError(f"The task's JSON cannot be read ({error}).", passing=False)
+    return UnreadableResponseError(f"The task's JSON cannot be read ({error}).", retryable=False)
 
 
 def _not_finite(document: Any) -> Iterator[int]:

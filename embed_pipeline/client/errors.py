@@ -117,12 +117,12 @@ class UnreadableResponseError(ApiError):
     """An answer arrived and is not what the contract says: truncated JSON, an HTML page, a vector that is not finite.
 
     Attributes:
-        passing: Whether asking again may help (a cut-off body), or not (a vector that is not finite).
+        retryable: True if asking again may help (a cut-off body), False if not (a vector that is not finite).
     """
 
-    def __init__(self, message: str, *, passing: bool = True, status_code: int | None = None) -> None:
+    def __init__(self, message: str, *, retryable: bool = True, status_code: int | None = None) -> None:
         super().__init__(message, status_code=status_code)
-        self.passing = passing
+        self.retryable = retryable
 
 
 class AmbiguousCreateError(ApiError):
@@ -157,6 +157,10 @@ class InvalidRequestError(EmbedPipelineError, ValueError):
     """The platform would refuse this request; it was not sent and cost nothing."""
 
 
+class ClientClosedError(EmbedPipelineError):
+    """A client was used after it was closed."""
+
+
 class EmptyResultError(EmbedPipelineError):
     """A task says that it is ready and holds no vector."""
 
@@ -183,12 +187,12 @@ class UploadError(EmbedPipelineError):
     """A file cannot be uploaded: it changed meanwhile, is too large, or the platform could not read it.
 
     Attributes:
-        passing: Whether another attempt may succeed, or not, since it is the file itself that cannot be taken.
+        retryable: True if another attempt may succeed, False if it is the file itself that cannot be taken.
     """
 
-    def __init__(self, message: str, *, passing: bool = True) -> None:
+    def __init__(self, message: str, *, retryable: bool = True) -> None:
         super().__init__(message)
-        self.passing = passing
+        self.retryable = retryable
 
 
 def classify_failure(message: str | None) -> FailureClass:
@@ -220,7 +224,7 @@ def culprit_of(error: Exception) -> Culprit:
     if isinstance(error, InvalidRequestError):
         return "media"
     if isinstance(error, UploadError):
-        return "unclear" if error.passing else "media"
+        return "unclear" if error.retryable else "media"
     if isinstance(error, ConnectionFailedError):
         return "platform"
     if not isinstance(error, ApiError) or isinstance(error, UnreadableResponseError) or error.status_code is None:

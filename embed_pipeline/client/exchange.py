@@ -1,8 +1,8 @@
-"""What an operation is, apart from how bytes travel: a generator that asks for requests and pauses.
+"""Operations apart from how bytes travel: generators that ask for requests and pauses.
 
 Every operation of the client (create, list, wait, upload...) is written once, as a generator that yields what it wants
-done (:class:`Send`, :class:`Pause`, :class:`Call`, :class:`Together`) and is sent the outcome. The drivers in
-:mod:`embed_pipeline.client.drivers` do it, one with threads and one with asyncio.
+done (`Send`, `Pause`, `Call`, `Together`) and is sent the outcome. The drivers in `embed_pipeline.client.transport` do
+it, one with threads and one with asyncio.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import random
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar, TypedDict, TypeVar
+from typing import Any, ClassVar, TypedDict, TypeVar, cast
 from urllib.parse import quote
 
 from embed_pipeline.client.errors import (
@@ -26,6 +27,7 @@ from embed_pipeline.client.errors import (
     ConnectionFailedError,
     ForbiddenError,
     InternalServerError,
+    InvalidRequestError,
     NotFoundError,
     RetryLaterError,
     TooManyRequestsError,
@@ -40,48 +42,82 @@ Flow = Generator[Any, Any, T]
 _CLOCK_GOOD_FOR_SEC = 10.0
 _CLAIM_KEPT_SEC = 86400.0
 _UNKNOWN_KEPT = 10_000
+_SHOWN_BODY = 300
+_REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-amzn-requestid", "x-amz-cf-id", "cf-ray")
 Form = dict[str, tuple[Any, ...]]
 
 
 class RequestOptions(TypedDict, total=False):
-    """What one call may ask for beyond the client's settings; the official SDK's names.
+    """Options of one call beyond the client's settings; the first six are the official SDK's.
 
-    Attributes:
-        timeout_in_seconds: For each attempt.
+    Args:
+        timeout_in_seconds: Deadline of each attempt, in seconds.
         max_retries: How often the request is sent again; 0 for never. (The official SDK counts otherwise.)
         additional_headers: Sent as well.
         additional_query_parameters: Sent as well.
-        before_attempt: For ``create``: called right before each attempt is sent, after every wait for a limit; what it
+        additional_body_parameters: Sent as well, as further fields of the JSON body or of the form.
+        chunk_size: Bytes of an answer that are read at a time.
+        before_attempt: For `create`: called right before each attempt is sent, after every wait for a limit; what it
             raises ends the call with nothing more sent. Must not block for long.
         max_wait_sec: The longest single wait, in seconds, that the platform or a limit may ask for in this call; beyond
-            it :class:`RetryLaterError` says when to come back.
-        resend_unknown: For ``create``: False ends the call with :class:`AmbiguousCreateError` after an attempt with an
-            unknown outcome and one look into the list, instead of settling it and sending again. True by default.
+            it `RetryLaterError` says when to come back.
+        resend_unknown: For `create`: False ends the call with `AmbiguousCreateError` after an attempt with an unknown
+            outcome and one look into the list, instead of settling it and sending again. True by default.
     """
 
     timeout_in_seconds: float
     max_retries: int
-    additional_headers: Mapping[str, str]
-    additional_query_parameters: Mapping[str, str]
+    additional_headers: Mapping[str, Any]
+    additional_query_parameters: Mapping[str, Any]
+    additional_body_parameters: Mapping[str, Any]
+    chunk_size: int
     before_attempt: Callable[[], None]
     max_wait_sec: float
     resend_unknown: bool
+
+
+def checked_options(options: RequestOptions | None) -> RequestOptions:
+    """Return the options that are set.
+
+    Raises:
+        InvalidRequestError: There is no such option, or a number is out of bounds.
+    """
+    if not options:
+        return {}
+    known = RequestOptions.__annotations__
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise InvalidRequestError(
+            f"There is no request option {', '.join(map(repr, unknown))}; the options are {', '.join(known)}."
+        )
+    least = {"timeout_in_seconds": 0.0, "max_retries": 0, "chunk_size": 1, "max_wait_sec": 0.0}
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    for name, bound in least.items():
+        value = given.get(name, 1)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= bound:
+            raise InvalidRequestError(f"The request option {name} is {value!r}: give a number of {bound} or more.")
+    if given.get("timeout_in_seconds") == 0:
+        raise InvalidRequestError("The request option timeout_in_seconds is 0: no answer can arrive in no time.")
+    return cast(RequestOptions, given)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outgoing:
     """A request to be sent.
 
-    Attributes:
+    Args:
         method: HTTP method.
-        path: Below the base URL, without a leading slash; or a whole URL if ``foreign``.
+        path: Below the base URL, without a leading slash; or a whole URL if `foreign`.
         params: Query parameters; those that are None are left out.
         json: Body as JSON.
         content: Body as bytes.
-        form: Makes the parts of a multipart form, as httpx takes ``files``; called for every attempt.
+        form: Makes the parts of a multipart form, as httpx takes `files`; called for every attempt with the stack that
+            closes what it opens.
+        form_bytes: About how many bytes the form has.
         headers: Further headers.
-        foreign: Whether it goes to somebody else's URL (a presigned one), without our key.
-        timeout_sec: For this request, seconds; None for the client's own.
+        foreign: True if it goes to somebody else's URL (a presigned one), without our key.
+        timeout_sec: Deadline of this request, in seconds; None for the client's own.
+        chunk_size: Bytes of the answer that are read at a time; None for what arrives.
     """
 
     method: str
@@ -89,15 +125,22 @@ class Outgoing:
     params: Mapping[str, Any] = field(default_factory=dict)
     json: Any = None
     content: bytes | None = None
-    form: Callable[[], Form] | None = None
+    form: Callable[[ExitStack], Form] | None = None
+    form_bytes: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
     foreign: bool = False
     timeout_sec: float | None = None
+    chunk_size: int | None = None
 
     @property
     def doing(self) -> str:
-        """What this is, for people: method and address without its query."""
+        """Description for messages: method and address without credentials and query."""
         return f"{self.method} {without_credentials(self.path) if self.foreign else '/' + self.path}"
+
+    @property
+    def body_bytes(self) -> int:
+        """Size of the body, as far as it matters for the time it takes to send."""
+        return self.form_bytes if self.content is None else len(self.content)
 
     def __repr__(self) -> str:
         return f"Outgoing({self.doing})"
@@ -107,19 +150,21 @@ class Outgoing:
 class Reply:
     """A complete answer.
 
-    Attributes:
+    Args:
         status_code: HTTP status.
         headers: With lower-case names.
         content: The body, decompressed.
+        proxy: The proxy that it came through, without credentials; None if it came directly.
     """
 
     status_code: int
     headers: Mapping[str, str]
-    content: bytes
+    content: bytes | bytearray
+    proxy: str | None = None
 
     @property
     def succeeded(self) -> bool:
-        """Whether the status is 2xx."""
+        """True if the status is 2xx."""
         return 200 <= self.status_code < 300
 
     def __repr__(self) -> str:
@@ -128,28 +173,28 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Asks for a request to be sent; answered by a :class:`Reply`, or a :class:`ConnectionFailedError` is thrown in."""
+    """Request to be sent; answered by a `Reply`, or a `ConnectionFailedError` is thrown in."""
 
     request: Outgoing
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Asks for a pause, in seconds."""
+    """Pause, in seconds."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Asks for something that blocks, such as reading a file; answered by its result, or its error is thrown in."""
+    """Call of a function that blocks, such as reading a file; answered by its result, or its error is thrown in."""
 
     function: Callable[[], Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Together:
-    """Asks for flows to be run side by side; answered by their results in order, or the first error is thrown in."""
+    """Flows to be run side by side; answered by their results in order, or the first error is thrown in."""
 
     flows: Sequence[Flow[Any]]
     at_once: int
@@ -157,9 +202,9 @@ class Together:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientStats:
-    """What a client has done so far.
+    """Figures of a client so far.
 
-    Attributes:
+    Args:
         requests: Requests sent, each attempt counted.
         retries: Attempts after the first.
         rate_limited: Answers with status 429.
@@ -260,14 +305,15 @@ class CreateRegistry:
 
 
 class Session:
-    """What all operations of a client share. Safe to use from many threads.
+    """State that all operations of a client share. Safe to use from many threads.
 
     Args:
-        base_url: With ``/v1.3``, without a trailing slash.
-        api_key: Sent as ``x-api-key``; never shown.
+        base_url: With `/v1.3`, without a trailing slash.
+        api_key: Sent as `x-api-key`; never shown.
         retries: What is tried again.
         budget: What may be spent.
-        deadline_sec: Deadline of an attempt, in seconds; None for none.
+        deadline_sec: Deadline of an attempt without a body, in seconds; None for none.
+        min_bytes_per_sec: The lowest rate of transfer that is accepted, bytes a second.
         registry: The process's creates; one of its own by default.
         now: The wall clock, UTC.
         monotonic: A clock that never goes back, seconds.
@@ -282,6 +328,7 @@ class Session:
         retries: RetryPolicy,
         budget: Budget,
         deadline_sec: float | None = None,
+        min_bytes_per_sec: float = math.inf,
         registry: CreateRegistry | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         monotonic: Callable[[], float] = time.monotonic,
@@ -292,6 +339,7 @@ class Session:
         self.retries = retries
         self.budget = budget
         self.deadline_sec = deadline_sec
+        self.min_bytes_per_sec = min_bytes_per_sec
         self.registry = registry or CreateRegistry()
         self.now = now
         self.monotonic = monotonic
@@ -305,13 +353,13 @@ class Session:
         return f"Session({without_credentials(self.base_url)})"
 
     def count(self, **amounts: float) -> None:
-        """Adds to the figures of :class:`ClientStats`."""
+        """Add to the figures of `ClientStats`."""
         with self._lock:
             for name, amount in amounts.items():
                 self._counts[name] += amount
 
     def stats(self) -> ClientStats:
-        """The figures so far."""
+        """Return the figures so far."""
         with self._lock:
             counts = dict(self._counts)
         waited = counts.pop("waited_sec")
@@ -319,11 +367,11 @@ class Session:
 
     @property
     def clock_offset_sec(self) -> float | None:
-        """How far the platform's clock is ahead of ours, in seconds (whole ones), or None as long as it did not say."""
+        """Seconds (whole ones) that the platform's clock is ahead of ours; None as long as it is not known."""
         return self._clock_offset_sec
 
     def read_clock(self, reply: Reply) -> None:
-        """Learns the platform's clock from the ``Date`` header of an answer."""
+        """Take the platform's clock from the `Date` header of an answer."""
         if self.monotonic() < self._clock_read_again_at:
             return
         date = read_http_date(reply.headers.get("date"))
@@ -332,44 +380,64 @@ class Session:
             self._clock_read_again_at = self.monotonic() + _CLOCK_GOOD_FOR_SEC
 
     def policy(self, options: RequestOptions | None) -> RetryPolicy:
-        """The retry policy of one call."""
-        policy = self.retries
-        if options and "max_retries" in options:
+        """Return the retry policy of one call."""
+        policy, options = self.retries, checked_options(options)
+        if "max_retries" in options:
             policy = replace(policy, max_attempts=options["max_retries"] + 1)
-        if options and "max_wait_sec" in options:
+        if "max_wait_sec" in options:
             policy = replace(policy, max_wait_sec=options["max_wait_sec"])
         return policy
 
     def deadline_of(self, request: Outgoing) -> float | None:
-        """Return the deadline of one attempt, in seconds; None for none."""
-        return self.deadline_sec if request.timeout_sec is None else request.timeout_sec
+        """Return the deadline of one attempt until its answer begins, in seconds; None for none."""
+        own = self.deadline_sec if request.timeout_sec is None else request.timeout_sec
+        return None if own is None or math.isinf(own) else own + request.body_bytes / self.min_bytes_per_sec
 
     def error(self, reply: Reply, doing: str) -> ApiError:
-        """The error that an answer stands for."""
+        """Return the error that an answer stands for."""
         return read_error(reply, doing, self.api_key, retry_after_sec=read_retry_after(reply.headers, self.now()))
 
 
 def path_segment(identifier: str) -> str:
-    """An id as it goes into a path, so that no id can name another resource."""
-    if not identifier:
-        raise ValueError("the id is empty")
+    """Return an id as it goes into a path, so that no id can name another resource.
+
+    Raises:
+        InvalidRequestError: It is no text, or empty.
+    """
+    if not isinstance(identifier, str) or not identifier:
+        raise InvalidRequestError(f"The id is {identifier!r}: give the text that the platform gave.")
     return quote(identifier, safe="")
 
 
 def with_options(request: Outgoing, options: RequestOptions | None) -> Outgoing:
-    """The request with what one call asks for beyond the client's settings."""
+    """Return the request with the options of one call."""
+    options = checked_options(options)
     if not options:
         return request
+    more = {name: str(value) for name, value in options.get("additional_headers", {}).items()}
     return replace(
-        request,
+        _with_body_parameters(request, options.get("additional_body_parameters")),
         timeout_sec=options.get("timeout_in_seconds", request.timeout_sec),
-        headers={**request.headers, **options.get("additional_headers", {})},
+        chunk_size=options.get("chunk_size", request.chunk_size),
+        headers={**request.headers, **{name.lower(): value for name, value in more.items()}},
         params={**request.params, **options.get("additional_query_parameters", {})},
     )
 
 
+def _with_body_parameters(request: Outgoing, extra: Mapping[str, Any] | None) -> Outgoing:
+    if not extra:
+        return request
+    if request.content is not None:
+        return replace(request, content=json.dumps({**json.loads(request.content), **extra}).encode())
+    if request.form is not None:
+        form = request.form
+        fields = {name: (None, value if isinstance(value, str) else json.dumps(value)) for name, value in extra.items()}
+        return replace(request, form=lambda opened: {**form(opened), **fields})
+    return replace(request, json={**(request.json or {}), **extra})
+
+
 def transmit(session: Session, request: Outgoing) -> Flow[Reply]:
-    """Sends once, and counts."""
+    """Send once, and count."""
     session.count(requests=1)
     reply: Reply = yield Send(request)
     session.read_clock(reply)
@@ -381,7 +449,7 @@ def transmit(session: Session, request: Outgoing) -> Flow[Reply]:
 def read(
     session: Session, request: Outgoing, parse: Callable[[Reply], T], options: RequestOptions | None = None
 ) -> Flow[T]:
-    """Sends what may safely be repeated, as often as the policy allows, and parses the answer.
+    """Send what may safely be repeated, as often as the policy allows, and parse the answer.
 
     Raises:
         ApiError: The platform refused, could not be reached, or its answer could not be read.
@@ -400,12 +468,42 @@ def read(
         except ConnectionFailedError as failed:
             error, again = failed, policy.retry_connection_errors
         except UnreadableResponseError as unreadable:
-            error, again = unreadable, policy.retry_connection_errors and unreadable.passing
+            error, again = unreadable, policy.retry_connection_errors and unreadable.retryable
         yield from back_off(session, policy, attempt, error, again=again)
 
 
+def create_once(
+    session: Session, request: Outgoing, parse: Callable[[Reply], T], options: RequestOptions | None
+) -> Flow[T]:
+    """Send what creates something that costs no money: again only where nothing was created.
+
+    Raises:
+        ApiError: The platform refused, could not be reached, or its answer could not be read. After a connection that
+            broke off the request is not repeated.
+    """
+    request, policy = with_options(request, options), session.policy(options)
+    attempt = 0
+    while True:
+        attempt += 1
+        yield from acquire(session, policy, UPLOAD)
+        try:
+            reply = yield from transmit(session, request)
+        except ConnectionFailedError as failed:
+            again = policy.retry_connection_errors and not failed.sent
+            yield from back_off(session, policy, attempt, failed, again=again)
+            continue
+        session.budget.update_from_headers(UPLOAD, reply.headers, session.monotonic())
+        if reply.succeeded:
+            return parse(reply)
+        error = session.error(reply, request.doing)
+        if reply.status_code == 429:
+            wait = error.retry_after_sec if error.retry_after_sec is not None else policy.delay(attempt)
+            session.budget.pause_until(UPLOAD, session.monotonic() + wait)
+        yield from back_off(session, policy, attempt, error, again=reply.status_code in policy.create_statuses)
+
+
 def back_off(session: Session, policy: RetryPolicy, attempt: int, error: ApiError, *, again: bool) -> Flow[None]:
-    """Waits before the next attempt, or raises the error if there is to be none.
+    """Wait before the next attempt, or raise the error if there is to be none.
 
     Raises:
         ApiError: The error, if it is not to be tried again.
@@ -416,22 +514,42 @@ def back_off(session: Session, policy: RetryPolicy, attempt: int, error: ApiErro
     seconds = policy.delay(attempt, retry_after_sec=error.retry_after_sec, chance=session.chance())
     asked_for = error.retry_after_sec is not None or error.status_code == 429
     if asked_for and seconds > policy.max_wait_sec:
-        raise later(session, seconds, policy, error) from error
+        raise _later(session, seconds, policy, error.message.rstrip("."), error) from error
     session.count(retries=1)
     yield from pause(session, seconds)
 
 
 def pause(session: Session, seconds: float) -> Flow[None]:
-    """Waits, and counts the time."""
+    """Wait, and count the time."""
     if seconds > 0:
         session.count(waited_sec=seconds)
         yield Pause(seconds)
 
 
-def later(session: Session, seconds: float, policy: RetryPolicy, cause: ApiError | None = None) -> RetryLaterError:
-    """The error that says when to come back instead of sleeping past the caller's bound."""
+def acquire(session: Session, policy: RetryPolicy, category: Category, media_sec: float = 0.0) -> Flow[None]:
+    """Wait until the budget has room for one more request, which is then taken out of it.
+
+    Raises:
+        RetryLaterError: That would take longer than the policy allows.
+    """
+    now = session.monotonic()
+    seconds = session.budget.reserve(category, now, media_sec, max_wait_sec=policy.max_wait_sec)
+    if seconds > policy.max_wait_sec:
+        why = "The limits of the plan are spent"
+        if session.budget.paused_until(category, now) is not None:
+            why = (
+                "The platform asked for a pause (Retry-After), which all clients of this process keep; "
+                "client.resume() ends it before its time"
+            )
+        raise _later(session, seconds, policy, why)
+    yield from pause(session, seconds)
+
+
+def _later(
+    session: Session, seconds: float, policy: RetryPolicy, why: str, cause: ApiError | None = None
+) -> RetryLaterError:
+    """Return the error that says when to come back, raised instead of sleeping past the caller's bound."""
     retry_at = session.now() + timedelta(seconds=seconds)
-    why = "The limits of the plan are spent" if cause is None else cause.message.rstrip(".")
     return RetryLaterError(
         f"{why}. Come back at {retry_at:%Y-%m-%dT%H:%M:%SZ}, in {seconds:.0f} s; "
         f"waits of up to {policy.max_wait_sec:.0f} s are allowed here (RetryPolicy.max_wait_sec).",
@@ -446,45 +564,6 @@ def later(session: Session, seconds: float, policy: RetryPolicy, cause: ApiError
     )
 
 
-def admit(session: Session, policy: RetryPolicy, category: Category, media_sec: float = 0.0) -> Flow[None]:
-    """Waits until the budget has room for one more request, which is then taken out of it.
-
-    Raises:
-        RetryLaterError: That would take longer than the policy allows.
-    """
-    seconds = session.budget.reserve(category, session.monotonic(), media_sec, max_wait_sec=policy.max_wait_sec)
-    if seconds > policy.max_wait_sec:
-        raise later(session, seconds, policy)
-    yield from pause(session, seconds)
-
-
-def create_once(
-    session: Session, request: Outgoing, parse: Callable[[Reply], T], options: RequestOptions | None
-) -> Flow[T]:
-    """Sends what creates something that costs no money: again only where nothing was created."""
-    request, policy = with_options(request, options), session.policy(options)
-    attempt = 0
-    while True:
-        attempt += 1
-        yield from admit(session, policy, UPLOAD)
-        try:
-            reply = yield from transmit(session, request)
-        except ConnectionFailedError as failed:
-            again = policy.retry_connection_errors and not failed.sent
-            yield from back_off(session, policy, attempt, failed, again=again)
-            continue
-        session.budget.learn(UPLOAD, reply.headers, session.monotonic())
-        if reply.succeeded:
-            return parse(reply)
-        error = session.error(reply, request.doing)
-        if reply.status_code == 429:
-            wait = error.retry_after_sec if error.retry_after_sec is not None else policy.delay(attempt)
-            session.budget.hold(UPLOAD, session.monotonic() + wait)
-        yield from back_off(session, policy, attempt, error, again=reply.status_code in policy.create_statuses)
-
-
-_REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-amzn-requestid", "x-amz-cf-id", "cf-ray")
-_SHOWN_BODY = 300
 _BY_STATUS: dict[int, type[ApiError]] = {
     400: BadRequestError,
     401: UnauthorizedError,
@@ -501,16 +580,16 @@ _ADVICE = {
 
 
 def read_error(reply: Reply, doing: str, *secrets: str, retry_after_sec: float | None = None) -> ApiError:
-    """The error that an answer other than 2xx stands for.
+    """Return the error that an answer other than 2xx stands for.
 
-    Reads both documented shapes, ``{"error": {"code", "message", "details"}}`` and ``{"code", "message"}``, as well as
+    Reads both documented shapes, `{"error": {"code", "message", "details"}}` and `{"code", "message"}`, as well as
     empty and HTML bodies.
 
     Args:
         reply: The answer.
-        doing: What was asked, such as ``GET /embed-v2/tasks``.
+        doing: What was asked, such as `GET /embed-v2/tasks`.
         *secrets: Texts that must not appear in the error.
-        retry_after_sec: What ``Retry-After`` said, in seconds.
+        retry_after_sec: The wait that `Retry-After` asks for, in seconds.
     """
     body = _parse_body(reply)
     code, said, details = _code_and_message(body)
@@ -521,6 +600,8 @@ def read_error(reply: Reply, doing: str, *secrets: str, retry_after_sec: float |
     if request_id is None and isinstance(details, Mapping) and details.get("requestId"):
         request_id = str(details["requestId"])
     sentence = f"The platform answered {reply.status_code}{f' ({code})' if code else ''} to {doing}"
+    if reply.proxy is not None:
+        sentence += f" through the proxy {reply.proxy}"
     sentence += f": {said}" if said else "."
     if advice := _ADVICE.get(reply.status_code):
         sentence = f"{sentence.rstrip()} {advice}"

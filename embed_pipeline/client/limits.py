@@ -129,7 +129,7 @@ class Budget:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._lock = threading.Lock()
-        self._held_until: dict[Category, float] = {}
+        self._paused_until: dict[Category, float] = {}
         self._requests: dict[Category, dict[float, _Window]] = {EMBED: {}, UPLOAD: {}}
         self._media: dict[float, _Window] = {}
         for category, length, limit in (
@@ -167,7 +167,7 @@ class Budget:
             windows = [(window, 1.0) for window in self._requests[category].values()]
             if media_sec > 0:
                 windows += [(window, media_sec) for window in self._media.values()]
-            at = max(now, self._held_until.get(category, now))
+            at = max(now, self._paused_until.get(category, now))
             for window, cost in windows:
                 window.forget(now)
                 # Places in the future that others have reserved count as spent, so whoever comes later goes later.
@@ -183,12 +183,23 @@ class Budget:
             for window in self._media.values():
                 window.spend(now, -min(media_sec, window.total))
 
-    def hold(self, category: Category, until: float) -> None:
-        """Nobody sends before this time (monotonic clock): the platform answered 429."""
+    def pause_until(self, category: Category, until: float) -> None:
+        """Let nobody send before this time (monotonic clock): the platform answered 429."""
         with self._lock:
-            self._held_until[category] = max(self._held_until.get(category, until), until)
+            self._paused_until[category] = max(self._paused_until.get(category, until), until)
 
-    def learn(self, category: Category, headers: Mapping[str, str], now: float) -> None:
+    def paused_until(self, category: Category, now: float) -> float | None:
+        """Return the end of the pause that the platform asked for (monotonic clock); None if there is none."""
+        with self._lock:
+            until = self._paused_until.get(category, now)
+        return until if until > now else None
+
+    def resume(self) -> None:
+        """End the pauses that the platform asked for before their time."""
+        with self._lock:
+            self._paused_until.clear()
+
+    def update_from_headers(self, category: Category, headers: Mapping[str, str], now: float) -> None:
         """Corrects the budget by the headers of an answer; what cannot be read is passed over.
 
         A limit that equals a known one corrects that window. Otherwise the platform's figure is taken as a new window:

@@ -143,7 +143,7 @@ def parse_page(model: type[Body], reply: Reply) -> Body:
         raise UnreadableResponseError(
             f"The platform's answer ({reply.status_code}, {reply.headers.get('content-type', 'no content type')}, "
             f"{len(reply.content)} bytes) cannot be read: {where}: {first['msg']}.",
-            passing=first["type"] == "json_invalid",
+            retryable=first["type"] == "json_invalid",
             status_code=reply.status_code,
         ) from None
 
@@ -203,7 +203,7 @@ def retrieve_task(session: Session, task_id: str, options: RequestOptions | None
             return decode_task(reply.content)
         except UnreadableResponseError as error:
             raise UnreadableResponseError(
-                f"Task {task_id}: {error.message}", passing=error.passing, status_code=reply.status_code
+                f"Task {task_id}: {error.message}", retryable=error.retryable, status_code=reply.status_code
             ) from None
 
     request = Outgoing(method="GET", path=f"embed-v2/tasks/{path_segment(task_id)}")

@@ -136,7 +136,7 @@ class TaskWait:
             try:
                 task = yield from self._step()
             except (ConnectionFailedError, InternalServerError, TooManyRequestsError, UnreadableResponseError) as error:
-                if isinstance(error, UnreadableResponseError) and not error.passing:
+                if isinstance(error, UnreadableResponseError) and not error.retryable:
                     raise
                 due = self._due_after(error, due)
                 self._round += 1

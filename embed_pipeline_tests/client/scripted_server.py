@@ -254,17 +254,23 @@ def silent_for(seconds: float) -> Step:
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[ScriptedServer]:
-    platform = ScriptedServer()
-    handler = type("BoundHandler", (Handler,), {"platform": platform})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+def serving_on(server: ThreadingHTTPServer) -> Iterator[str]:
+    """Serves in a thread, and gives the address."""
     server.daemon_threads = True
     server.block_on_close = False
-    platform.address = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
-        yield platform
+        yield f"127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
         server.server_close()
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[ScriptedServer]:
+    platform = ScriptedServer()
+    handler = type("BoundHandler", (Handler,), {"platform": platform})
+    with serving_on(ThreadingHTTPServer(("127.0.0.1", 0), handler)) as address:
+        platform.address = f"http://{address}"
+        yield platform

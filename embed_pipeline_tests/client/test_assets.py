@@ -259,10 +259,10 @@ def test_an_asset_needs_the_source_that_its_method_names(client, platform, argum
 
 
 def test_names_stay_within_255_characters():
-    name = unique_filename(Path("x" * 300 + ".mp4"))
+    name = unique_filename("x" * 300 + ".mp4")
     assert len(name) == 255
     assert name.endswith(".mp4")
-    assert name != unique_filename(Path("x" * 300 + ".mp4"))
+    assert name != unique_filename("x" * 300 + ".mp4")
 
 
 def test_an_upload_of_nothing_is_refused(client, tmp_path):

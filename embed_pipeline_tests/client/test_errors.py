@@ -24,7 +24,7 @@ from embed_pipeline.client import (
         (ApiError("", status_code=400, code="parameter_invalid"), "media"),
         (ApiError("", status_code=413), "media"),
         (InvalidRequestError("a window that ends before it starts"), "media"),
-        (UploadError("it is empty", passing=False), "media"),
+        (UploadError("it is empty", retryable=False), "media"),
         (UploadError("it changed meanwhile"), "unclear"),
         (ApiError("", status_code=400, code="usage_limit_exceeded"), "account"),
         (ApiError("", status_code=402), "account"),

@@ -29,7 +29,6 @@ from embed_pipeline.client import (
 from embed_pipeline.errors import ConfigurationError
 from embed_pipeline_tests.client.conftest import QUICK
 from embed_pipeline_tests.client.scripted_server import (
-    Handler,
     answering,
     resetting,
     resetting_within_body,
@@ -149,21 +148,6 @@ def test_gzip_and_a_wrong_content_type_do_not_matter(client, platform, content_t
     content = gzip.compress(json.dumps(READY).encode())
     platform.gets.append(answering(200, content, {"Content-Encoding": "gzip"}, content_type=content_type))
     assert client.v_2.tasks.retrieve("t1").status == "ready"
-
-
-def test_a_slow_body_is_read_to_its_end(client, platform):
-    def drip(handler: Handler) -> None:
-        content = json.dumps(READY).encode()
-        handler.send_response(200)
-        handler.send_header("Content-Length", str(len(content)))
-        handler.end_headers()
-        for start in range(0, len(content), 20):
-            handler.wfile.write(content[start : start + 20])
-            handler.wfile.flush()
-            time.sleep(0.1)
-
-    platform.gets.append(drip)
-    assert client.v_2.tasks.retrieve("t1", request_options={"timeout_in_seconds": 0.5}).status == "ready"
 
 
 def test_a_refused_connection_names_the_address():

@@ -63,11 +63,11 @@ def test_one_file_longer_than_the_limit_goes_alone():
 
 def test_headers_tell_what_others_have_spent():
     budget = Budget(Limits(requests_per_minute=25, media_minutes_per_hour=600))
-    budget.learn(EMBED, {"x-ratelimit-request-limit": "25", "x-ratelimit-request-remaining": "0"}, 0.0)
+    budget.update_from_headers(EMBED, {"x-ratelimit-request-limit": "25", "x-ratelimit-request-remaining": "0"}, 0.0)
     assert budget.reserve(EMBED, 10.0, max_wait_sec=0) == pytest.approx(50.0)
     other = Budget(Limits())
     headers = {"x-ratelimit-duration-limit": "36000", "x-ratelimit-duration-remaining": "10"}
-    other.learn(EMBED, headers, 0.0)
+    other.update_from_headers(EMBED, headers, 0.0)
     assert other.reserve(EMBED, 0.0, 10.0, max_wait_sec=0) == 0.0
     assert other.reserve(EMBED, 0.0, 10.0, max_wait_sec=0) == pytest.approx(3600.0)
 
@@ -78,7 +78,7 @@ HEADERS = [f"x-ratelimit-{kind}{what}" for kind in ("request-", "", "duration-")
 @given(st.dictionaries(st.sampled_from(HEADERS), st.text(max_size=5) | st.floats().map(str)))
 def test_no_header_can_break_the_budget(headers):
     budget = Budget(Limits.plan("tier-2"))
-    budget.learn(EMBED, headers, 0.0)
+    budget.update_from_headers(EMBED, headers, 0.0)
     assert 0.0 <= budget.reserve(EMBED, 0.0, 1.0, max_wait_sec=FOREVER) <= 86400.0
 
 

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, BinaryIO
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from embed_pipeline.client.assets import multipart, operations
+from embed_pipeline.client.assets.content import File, content_of
 from embed_pipeline.client.assets.multipart import BytesCallback, Upload, UploadCallback, UploadType
 from embed_pipeline.client.assets.operations import Asset, AssetMethod
-from embed_pipeline.client.exchange import Flow, RequestOptions, Session
+from embed_pipeline.client.exchange import Call, Flow, RequestOptions, Session
 from embed_pipeline.client.limits import PollPolicy
 from embed_pipeline.client.listing import AsyncPager, SyncPager
 from embed_pipeline.client.transport import AsyncioDriver, ThreadDriver
 
 DEFAULT_ASSET_WAIT_SEC = 1800.0
-File = Path | bytes | Callable[[], BinaryIO]
 
 
 def upload_file(
     session: Session,
-    path: Path,
+    file: File,
+    *,
     type: UploadType,
     filename: str | None,
     resume: Upload | None,
@@ -31,15 +31,19 @@ def upload_file(
     timeout_sec: float,
     poll: PollPolicy | None,
 ) -> Flow[Asset]:
-    """Uploads a file the way its size wants it, and waits until it is ready; see :meth:`AssetsClient.upload`."""
-    filename = filename or (resume.filename if resume is not None else operations.unique_filename(path))
-    if resume is None and path.is_file() and path.stat().st_size <= min(direct_up_to, operations.DIRECT_UPLOAD_BYTES):
-        created = yield from operations.create_asset(session, method="direct", file=path, filename=filename)
+    """Upload a file in one request or in parts, as its size allows, and wait until it is ready."""
+    content = content_of(file)
+    size: int | None = yield Call(content.size)
+    filename = filename or (
+        resume.filename if resume is not None else operations.unique_filename(content.name or "upload")
+    )
+    if resume is None and size is not None and size <= min(direct_up_to, operations.DIRECT_UPLOAD_BYTES):
+        created = yield from operations.create_asset(session, method="direct", file=file, filename=filename)
         asset_id = created.id or ""
     else:
         upload = yield from multipart.upload_in_parts(
             session,
-            path,
+            content,
             type=type,
             filename=filename,
             resume=resume,
@@ -73,7 +77,9 @@ class AssetsClient:
 
         Args:
             method: ``direct`` with ``file``, or ``url`` with ``url``.
-            file: A path (streamed), bytes, or a function that opens a binary file (called again for every attempt).
+            file: A path (streamed), a path as text, bytes, a file opened with `open(path, "rb")` (sent from its
+                beginning, and left open), a function that opens one (called again for every attempt), or a tuple of
+                name, one of these, and, if you like, MIME type and headers.
             url: A direct public link.
             filename: 1 to 255 characters; the path's own name if left out.
             enable_hls: Whether the platform also makes a stream to watch.
@@ -102,7 +108,7 @@ class AssetsClient:
 
     def upload(
         self,
-        path: Path,
+        file: File,
         *,
         type: UploadType,
         filename: str | None = None,
@@ -116,7 +122,7 @@ class AssetsClient:
         """Uploads a file of any size, and waits until it can be embedded.
 
         Args:
-            path: The file; it is streamed, and nothing is written beside it.
+            file: As for `create`. A path is streamed, and nothing is written beside it.
             type: ``video``, ``audio`` or ``image``.
             filename: By default unique, so that the file's tasks can be found in the list.
             resume: An upload in parts that broke off within the last 24 hours.
@@ -134,15 +140,15 @@ class AssetsClient:
         return self._driver.run(
             upload_file(
                 self._session,
-                path,
-                type,
-                filename,
-                resume,
-                on_upload,
-                on_progress,
-                direct_up_to,
-                timeout_sec,
-                poll,
+                file,
+                type=type,
+                filename=filename,
+                resume=resume,
+                on_upload=on_upload,
+                on_progress=on_progress,
+                direct_up_to=direct_up_to,
+                timeout_sec=timeout_sec,
+                poll=poll,
             )
         )
 
@@ -285,7 +291,7 @@ class AsyncAssetsClient:
 
     async def upload(
         self,
-        path: Path,
+        file: File,
         *,
         type: UploadType,
         filename: str | None = None,
@@ -300,15 +306,15 @@ class AsyncAssetsClient:
         return await self._driver.run(
             upload_file(
                 self._session,
-                path,
-                type,
-                filename,
-                resume,
-                on_upload,
-                on_progress,
-                direct_up_to,
-                timeout_sec,
-                poll,
+                file,
+                type=type,
+                filename=filename,
+                resume=resume,
+                on_upload=on_upload,
+                on_progress=on_progress,
+                direct_up_to=direct_up_to,
+                timeout_sec=timeout_sec,
+                poll=poll,
             )
         )
 

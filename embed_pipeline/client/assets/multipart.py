@@ -6,11 +6,12 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from pathlib import Path
+from functools import partial
 from typing import Any, Literal
 
 from pydantic import Field
 
+from embed_pipeline.client.assets.content import Content
 from embed_pipeline.client.errors import ApiError, ConnectionFailedError, InvalidRequestError, UploadError
 from embed_pipeline.client.exchange import (
     Call,
@@ -187,7 +188,7 @@ def upload_status(
 
 def upload_in_parts(
     session: Session,
-    path: Path,
+    content: Content,
     *,
     type: UploadType,
     filename: str,
@@ -203,7 +204,7 @@ def upload_in_parts(
         UploadError: The file changed meanwhile, or the upload cannot be resumed.
         ApiError: The platform or its object store refused, or could not be reached.
     """
-    size, modified_ns = _stat(path)
+    size, modified_ns = yield Call(partial(_state, content))
     urls: dict[int, str] = {}
     done: set[int] = set()
     if resume is None:
@@ -225,7 +226,7 @@ def upload_in_parts(
         urls = {each.chunk_index: each.url for each in created.upload_urls}
     else:
         upload = resume
-        _check_unchanged(path, upload)
+        yield Call(partial(_check_unchanged, content, upload))
         done = yield from _arrived(session, upload)
     if on_upload is not None:
         on_upload(upload)
@@ -236,43 +237,47 @@ def upload_in_parts(
                 last = max(each for each in batch if each < number + MAX_URLS)
                 more = yield from more_urls(session, upload.upload_id, start=number, count=last - number + 1)
                 urls.update({each.chunk_index: each.url for each in more.upload_urls})
-        _check_unchanged(path, upload)
-        parts = [_send_part(session, path, upload, number, urls.pop(number, None)) for number in batch]
+        yield Call(partial(_check_unchanged, content, upload))
+        parts = [_send_part(session, content, upload, number, urls.pop(number, None)) for number in batch]
         proofs = yield Together(parts, parts_at_once)
         yield from report_parts(session, upload.upload_id, proofs, options)
         sent += sum(proof["chunk_size"] for proof in proofs)
         if on_progress is not None:
             on_progress(min(sent, size), size)
-    _check_unchanged(path, upload)
+    yield Call(partial(_check_unchanged, content, upload))
     missing = set(range(1, upload.total_chunks + 1)) - (yield from _arrived(session, upload))
     if missing:
-        raise UploadError(f"The platform still lacks {len(missing)} parts of {path}; resume upload {upload.upload_id}.")
+        raise UploadError(
+            f"The platform still lacks {len(missing)} parts of {content.described}; resume upload {upload.upload_id}."
+        )
     return upload
 
 
-def _send_part(session: Session, path: Path, upload: Upload, number: int, url: str | None) -> Flow[dict[str, Any]]:
+def _send_part(
+    session: Session, content: Content, upload: Upload, number: int, url: str | None
+) -> Flow[dict[str, Any]]:
     policy, attempt = session.retries, 0
-    content: bytes = yield Call(lambda: _read_part(path, upload, number))
+    part: bytes = yield Call(partial(_read_part, content, upload, number))
     while True:
         attempt += 1
         if url is None:
             more = yield from more_urls(session, upload.upload_id, start=number, count=1)
             url = next((each.url for each in more.upload_urls if each.chunk_index == number), None)
             if url is None:
-                raise UploadError(f"The platform gave no URL for part {number} of {path}.")
-        request = Outgoing(method="PUT", path=url, content=content, headers=upload.upload_headers, foreign=True)
+                raise UploadError(f"The platform gave no URL for part {number} of {content.described}.")
+        request = Outgoing(method="PUT", path=url, content=part, headers=upload.upload_headers, foreign=True)
         error: ApiError
         try:
             reply = yield from transmit(session, request)
             if reply.succeeded:
                 etag = reply.headers.get("etag", "").strip()
                 if not etag:
-                    raise UploadError(f"The object store took part {number} of {path} and named no ETag for it.")
+                    raise UploadError(f"The object store named no ETag for part {number} of {content.described}.")
                 return {
                     "chunk_index": number,
                     "proof": etag.removeprefix("W/").strip('"'),
                     "proof_type": "etag",
-                    "chunk_size": len(content),
+                    "chunk_size": len(part),
                 }
             error = session.error(reply, request.doing)
             again = reply.status_code in policy.read_statuses or reply.status_code in _URL_IS_SPENT
@@ -299,24 +304,24 @@ def _batches(numbers: list[int]) -> Iterator[list[int]]:
         yield numbers[start : start + MAX_URLS]
 
 
-def _read_part(path: Path, upload: Upload, number: int) -> bytes:
-    with path.open("rb") as file:
-        file.seek((number - 1) * upload.chunk_size)
-        content = file.read(upload.chunk_size)
+def _read_part(content: Content, upload: Upload, number: int) -> bytes:
+    part = content.read((number - 1) * upload.chunk_size, upload.chunk_size)
     expected = min(upload.chunk_size, upload.total_size - (number - 1) * upload.chunk_size)
-    if len(content) != expected:
-        raise UploadError(f"{path} became shorter while it was uploaded; upload it again.")
-    return content
+    if len(part) != expected:
+        raise UploadError(f"{content.described} became shorter while it was uploaded; upload it again.")
+    return part
 
 
-def _stat(path: Path) -> tuple[int, int]:
-    try:
-        found = path.stat()
-    except OSError as error:
-        raise UploadError(f"{path} cannot be read ({error.strerror}).") from None
-    return found.st_size, found.st_mtime_ns
+def _state(content: Content) -> tuple[int, int]:
+    size = content.size()
+    if size is None:
+        raise UploadError(
+            f"{content.described} cannot be read from any place, as an upload in parts needs it: give its path.",
+            retryable=False,
+        )
+    return size, content.modified_ns()
 
 
-def _check_unchanged(path: Path, upload: Upload) -> None:
-    if _stat(path) != (upload.total_size, upload.modified_ns):
-        raise UploadError(f"{path} changed since its upload began; begin a new upload.")
+def _check_unchanged(content: Content, upload: Upload) -> None:
+    if _state(content) != (upload.total_size, upload.modified_ns):
+        raise UploadError(f"{content.described} changed since its upload began; begin a new upload.")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-import mimetypes
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import ExitStack
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeVar
+from typing import Any, Literal
 
 from pydantic import Field
 
+from embed_pipeline.client.assets.content import Content, File, content_of
 from embed_pipeline.client.errors import (
     ApiError,
     ConnectionFailedError,
@@ -23,6 +25,7 @@ from embed_pipeline.client.errors import (
     classify_failure,
 )
 from embed_pipeline.client.exchange import (
+    Call,
     Flow,
     Form,
     Outgoing,
@@ -41,7 +44,6 @@ from embed_pipeline.client.responses import PageInfo, ResponseModel
 
 DIRECT_UPLOAD_BYTES = 200_000_000
 AssetMethod = Literal["direct", "url"]
-T = TypeVar("T")
 
 
 class AssetError(ResponseModel):
@@ -90,9 +92,9 @@ class AssetsPage(ResponseModel):
     page_info: PageInfo | None = None
 
 
-def unique_filename(path: Path) -> str:
-    """A name of at most 255 characters for an upload that no other upload has, so that its tasks can be told apart."""
-    mark = uuid.uuid4().hex[:12]
+def unique_filename(name: str) -> str:
+    """Return a name of at most 255 characters that no other upload has, so that its tasks can be told apart."""
+    path, mark = Path(name), uuid.uuid4().hex[:12]
     return f"{path.stem[: 255 - len(path.suffix) - 13]}-{mark}{path.suffix}"
 
 
@@ -100,7 +102,7 @@ def create_asset(
     session: Session,
     *,
     method: AssetMethod,
-    file: Path | bytes | Callable[[], BinaryIO] | None = None,
+    file: File | None = None,
     url: str | None = None,
     filename: str | None = None,
     enable_hls: bool | None = None,
@@ -108,10 +110,11 @@ def create_asset(
     user_metadata: Mapping[str, Any] | str | None = None,
     options: RequestOptions | None = None,
 ) -> Flow[Asset]:
-    """Uploads one file of up to 200 MB, or has the platform fetch a URL.
+    """Upload one file of up to 200 MB, or have the platform fetch a URL.
 
     Raises:
         InvalidRequestError: The platform would refuse this.
+        UploadError: The file cannot be read, is empty, or is too large.
         ApiError: The platform refused, or could not be reached. After a connection that broke off it is not repeated,
             as the asset may exist.
     """
@@ -119,9 +122,10 @@ def create_asset(
         raise InvalidRequestError(
             f"An asset with method {method!r} takes {'file' if method == 'direct' else 'url'} only."
         )
-    if isinstance(file, Path):
-        _check_direct(file)
-        filename = filename or file.name
+    content = content_of(file) if file is not None else None
+    size = (yield Call(partial(_direct_size, content))) if content is not None else 0
+    if content is not None:
+        filename = filename or content.name
     if filename is not None and not 1 <= len(filename) <= 255:
         raise InvalidRequestError(f"The file name has {len(filename)} characters; the platform takes 1 to 255.")
     fields = {
@@ -133,15 +137,13 @@ def create_asset(
         "user_metadata": user_metadata if isinstance(user_metadata, str | None) else json.dumps(user_metadata),
     }
 
-    def form() -> Form:
+    def form(opened: ExitStack) -> Form:
         parts: Form = {name: (None, value) for name, value in fields.items() if value is not None}
-        if file is not None:
-            content = file.open("rb") if isinstance(file, Path) else file if isinstance(file, bytes) else file()
-            name = filename or "upload"
-            parts["file"] = (name, content, mimetypes.guess_type(name)[0] or "application/octet-stream")
+        if content is not None:
+            parts["file"] = content.part(filename, opened)
         return parts
 
-    request = Outgoing(method="POST", path="assets", form=form)
+    request = Outgoing(method="POST", path="assets", form=form, form_bytes=size)
     return (yield from create_once(session, request, lambda reply: parse_page(Asset, reply), options))
 
 
@@ -218,7 +220,7 @@ def wait_for_asset(
             if asset.status == "failed":
                 reason = (asset.error.message if asset.error is not None else None) or "it gave no reason"
                 message = f"The platform could not process asset {asset_id} ({asset.filename}): {reason}"
-                raise UploadError(message, passing=classify_failure(reason) == "transient")
+                raise UploadError(message, retryable=classify_failure(reason) == "transient")
         left = deadline - session.monotonic()
         if left <= 0:
             why = f" The last answer was: {last.message}" if last is not None else ""
@@ -231,16 +233,18 @@ def wait_for_asset(
         yield from pause(session, min(interval, left))
 
 
-def _check_direct(path: Path) -> None:
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise UploadError(f"{path} cannot be read ({error.strerror}).") from None
+def _direct_size(content: Content) -> int:
+    size = content.size()
+    if size is None:
+        return 0
     if size > DIRECT_UPLOAD_BYTES:
-        message = f"{path} has {size} bytes; a direct upload takes {DIRECT_UPLOAD_BYTES}: use assets.upload."
-        raise UploadError(message, passing=False)
+        raise UploadError(
+            f"{content.described} has {size} bytes; a direct upload takes {DIRECT_UPLOAD_BYTES}: use assets.upload.",
+            retryable=False,
+        )
     if not size:
-        raise UploadError(f"{path} is empty.", passing=False)
+        raise UploadError(f"{content.described} is empty.", retryable=False)
+    return size
 
 
 def _flag(value: bool | None) -> str | None:
