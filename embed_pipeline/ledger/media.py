@@ -237,12 +237,15 @@ class MediaFiles:
             )
             return {str(run_id) for (run_id,) in found}
 
-    def defer(self, name: str, reasons: Mapping[str, tuple[str, float | None]]) -> None:
+    def defer(
+        self, name: str, reasons: Mapping[str, tuple[str, float | None]], *, failed: Collection[str] = ()
+    ) -> None:
         """Record why nothing is done for media files at present.
 
         Args:
             name: The pipeline.
             reasons: The reason, and for how many seconds, by partition key; None for an unknown time.
+            failed: The partition keys of those for which a run failed, which is counted.
         """
         with self._database.write() as (connection, now):
             for key, (reason, wait_sec) in sorted(reasons.items()):
@@ -254,6 +257,7 @@ class MediaFiles:
                         deferred_since=since,
                         deferred_reason=reason,
                         deferred_until=None if wait_sec is None else now + wait_sec,
+                        failures=media.c.failures + int(key in failed),
                     )
                 )
 
@@ -275,6 +279,7 @@ UNDEFERRED: dict[str, Any] = {
     "deferred_until": None,
     "requests": 0,
     "interruptions": 0,
+    "failures": 0,
 }
 _EMBEDDED = (
     "embedded_fingerprint",
