@@ -169,7 +169,7 @@ class MediaFiles:
                 connection.execute(
                     sa.update(media)
                     .where(media.c.pipeline == name, media.c.key == key)
-                    .values(media_type=media_type, duration_sec=duration_sec, updated_at=now)
+                    .values(media_type=media_type, duration_sec=duration_sec, updated_at=now, interruptions=0)
                 )
 
     def request(self, name: str, keys: Collection[str], *, patience_sec: float) -> None:
@@ -193,9 +193,8 @@ class MediaFiles:
                 )
 
     def begin_work(self, name: str, keys: Collection[str], *, run_id: str, lease_sec: float) -> None:
-        """Record that a run works on media files; one that a dead run left is counted as interrupted."""
+        """Record that a run works on media files, but for those that a live run works on."""
         with self._database.write() as (connection, now):
-            interrupted = sa.and_(media.c.run_id.is_not(None), media.c.run_id != run_id, media.c.lease_until <= now)
             for part in chunks(sorted(keys)):
                 lock_files(connection, name, part)
                 connection.execute(
@@ -205,12 +204,22 @@ class MediaFiles:
                     .values(
                         run_id=run_id,
                         lease_until=now + lease_sec,
-                        interruptions=media.c.interruptions + sa.case((interrupted, 1), else_=0),
                         requests=0,
                         deferred_reason=None,
                         deferred_since=None,
                         deferred_until=None,
                     )
+                )
+
+    def count_try(self, name: str, keys: Collection[str]) -> None:
+        """Count media files as interrupted, until anything comes of them: whatever they hold may kill the process."""
+        with self._database.write() as (connection, _):
+            for part in chunks(sorted(keys)):
+                lock_files(connection, name, part)
+                connection.execute(
+                    sa.update(media)
+                    .where(media.c.pipeline == name, media.c.key.in_(part))
+                    .values(interruptions=media.c.interruptions + 1)
                 )
 
     def renew_work(self, *, run_id: str, lease_sec: float) -> None:
