@@ -28,12 +28,12 @@ from typing import Any
 
 import dagster as dg
 from crash_stack import Stack, send
-
-from embed_pipeline.dataset import EmbeddingDataset
-from embed_pipeline.emulator import Emulator, EmulatorSettings
 from embed_pipeline.orchestration.names import PipelineNames
 from embed_pipeline.orchestration.settings import EmbeddingSettings
 from embed_pipeline.orchestration.status import read_statuses
+
+from embed_pipeline.dataset import EmbeddingDataset
+from embed_pipeline.emulator import Emulator, EmulatorSettings
 
 _SAMPLES_PER_SEC = 1000
 _NAMES = PipelineNames()
@@ -152,8 +152,9 @@ def _all_done(instance: dg.DagsterInstance, library: Library) -> bool:
     rows = read_statuses(instance, _NAMES)
     if len(rows) < len(library.contents) or any(row.state.value != "embedded" for row in rows):
         return False
-    from embed_pipeline.media import MediaLibrary
     from embed_pipeline.orchestration.ledger import Ledger
+
+    from embed_pipeline.media import MediaLibrary
 
     media = MediaLibrary(library.folder, settle_seconds=0.0, cache=library.folder.parent / "check.sqlite")
     told = Ledger(instance, _NAMES).media_versions()

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embed_pipeline.dataset import ParquetEncoding, codec, vector_space
+from embed_pipeline.dataset import ParquetEncoding, vector_space
 from embed_pipeline.dataset.segments import MediaSegments
 from embed_pipeline_tests.dataset.values import CREATED_AT, DIGEST
 
@@ -33,7 +33,7 @@ def make_table(rows, dimension):
             np.arange(500) * 6.0, np.arange(500) * 6.0 + 6, vectors, None, "marengo3.0",
             vector_space("marengo3.0", dimension), {}, DIGEST, f"task-{number}", CREATED_AT,
         )  # fmt: skip
-        tables.append(codec.to_table(segments).replace_schema_metadata(None))
+        tables.append(segments.to_arrow().replace_schema_metadata(None))
     return pa.concat_tables(tables).combine_chunks()
 
 

@@ -24,11 +24,11 @@ from embed_pipeline.dataset import (
     EmbeddingDataset,
     MediaSegments,
     SegmentQuery,
-    codec,
     nearest,
     stream_embeddings,
     vector_space,
 )
+from embed_pipeline.dataset.codec import matrix
 from embed_pipeline.dataset.search import unit_rows
 from embed_pipeline_tests.dataset.values import CREATED_AT, DIGEST
 
@@ -64,7 +64,7 @@ def fill(dataset, media, dimension):
             dataset.write(segments)
             taken += time.perf_counter() - start
             if number % 10 == 0:
-                table = codec.to_table(segments)
+                table = segments.to_arrow()
                 start = time.perf_counter()
                 pq.write_table(table, f"{folder}/{number}", **dataset.encoding.writer_options())
                 bare += (time.perf_counter() - start) * 10
@@ -123,7 +123,7 @@ def plain_numpy(dataset, media, dimension):
     query = np.random.default_rng(3).standard_normal(dimension).astype(np.float32)
     start = time.perf_counter()
     table = pyarrow.dataset.dataset(dataset.snapshot_uris()).to_table(columns=["embedding"])
-    vectors = codec.matrix(table["embedding"], dimension)
+    vectors = matrix(table["embedding"], dimension)
     read = time.perf_counter() - start
     start = time.perf_counter()
     np.argpartition(-(unit_rows(vectors) @ query), 10)[:10]

@@ -24,16 +24,16 @@ from pathlib import Path
 
 import av
 import dagster as dg
-
-from embed_pipeline.commands.emulator_process import emulator_process
-from embed_pipeline.dataset import EmbeddingDataset
-from embed_pipeline.orchestration.blueprint import Blueprint
 from embed_pipeline.orchestration.driver import Driver
 from embed_pipeline.orchestration.ledger import Ledger
 from embed_pipeline.orchestration.pipeline import build_definitions
 from embed_pipeline.orchestration.policy import PipelinePolicy
-from embed_pipeline.orchestration.resources import EmbedClientResource, EmbeddingStoreResource, MediaLibraryResource
 from embed_pipeline.orchestration.states import MediaState
+
+from embed_pipeline.commands.emulator_process import emulator_process
+from embed_pipeline.dataset import EmbeddingDataset
+from embed_pipeline.orchestration.blueprint import Blueprint
+from embed_pipeline.orchestration.resources import EmbedClientResource, EmbeddingStoreResource, MediaLibraryResource
 
 _MEDIA_SEC = 600.0
 

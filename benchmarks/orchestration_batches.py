@@ -27,17 +27,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import dagster as dg
-
-from embed_pipeline.commands.emulator_process import emulator_process
-from embed_pipeline.orchestration.blueprint import Blueprint
 from embed_pipeline.orchestration.driver import Driver
 from embed_pipeline.orchestration.events import NOTHING, output_without_events
 from embed_pipeline.orchestration.ledger import Ledger
 from embed_pipeline.orchestration.pipeline import build_definitions
 from embed_pipeline.orchestration.policy import PipelinePolicy
 from embed_pipeline.orchestration.ranges import KeyRange, contiguous_ranges
-from embed_pipeline.orchestration.resources import EmbedClientResource, EmbeddingStoreResource, MediaLibraryResource
 from embed_pipeline.orchestration.states import MediaState
+
+from embed_pipeline.commands.emulator_process import emulator_process
+from embed_pipeline.orchestration.blueprint import Blueprint
+from embed_pipeline.orchestration.resources import EmbedClientResource, EmbeddingStoreResource, MediaLibraryResource
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 _SETTINGS = "telemetry:\n  enabled: false\n"

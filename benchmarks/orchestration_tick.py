@@ -29,19 +29,19 @@ import httpx
 from dagster._core.events import DagsterEvent
 from dagster._core.events.log import EventLogEntry
 from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
-
-from embed_pipeline.client import EmbedClient, MediaSource
-from embed_pipeline.commands.emulator_process import emulator_process
-from embed_pipeline.orchestration.blueprint import Blueprint
 from embed_pipeline.orchestration.knowledge import gather_knowledge
 from embed_pipeline.orchestration.ledger import Ledger
 from embed_pipeline.orchestration.pipeline import build_definitions
 from embed_pipeline.orchestration.policy import PipelinePolicy
 from embed_pipeline.orchestration.records import TaskRecord
-from embed_pipeline.orchestration.resources import EmbedClientResource, EmbeddingStoreResource, MediaLibraryResource
 from embed_pipeline.orchestration.sources import typed_request
 from embed_pipeline.orchestration.submission_plan import Candidate
 from embed_pipeline.orchestration.versions import version_tags
+
+from embed_pipeline.client import EmbedClient, MediaSource
+from embed_pipeline.commands.emulator_process import emulator_process
+from embed_pipeline.orchestration.blueprint import Blueprint
+from embed_pipeline.orchestration.resources import EmbedClientResource, EmbeddingStoreResource, MediaLibraryResource
 
 _AT_ONCE = 5_000
 

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from embed_pipeline.orchestration.blueprint import Blueprint
-    from embed_pipeline.orchestration.component import EmbedPipelineComponent
-    from embed_pipeline.orchestration.pipeline import build_definitions
-    from embed_pipeline.orchestration.policy import PipelinePolicy
+    from embed_pipeline.orchestration.definitions import EmbedPipelineComponent, build_definitions
     from embed_pipeline.orchestration.resources import (
         EmbedClientResource,
+        EmbeddingLedgerResource,
         EmbeddingStoreResource,
         MediaLibraryResource,
     )
-    from embed_pipeline.orchestration.settings import EmbeddingSettings, Segmentation
+    from embed_pipeline.pipeline import EmbeddingPipeline
+    from embed_pipeline.pipeline.settings import EmbeddingSettings, PipelinePolicy, Segmentation
 
 __version__ = "0.1.0"
 
@@ -26,6 +26,8 @@ __all__ = [
     "Blueprint",
     "EmbedClientResource",
     "EmbedPipelineComponent",
+    "EmbeddingLedgerResource",
+    "EmbeddingPipeline",
     "EmbeddingSettings",
     "EmbeddingStoreResource",
     "MediaLibraryResource",
@@ -35,22 +37,24 @@ __all__ = [
     "build_definitions",
 ]
 
-_ROOMS = {
-    "Blueprint": "blueprint",
-    "EmbedClientResource": "resources",
-    "EmbedPipelineComponent": "component",
-    "EmbeddingSettings": "settings",
-    "EmbeddingStoreResource": "resources",
-    "MediaLibraryResource": "resources",
-    "PipelinePolicy": "policy",
-    "Segmentation": "settings",
-    "build_definitions": "pipeline",
+_MODULES = {
+    "Blueprint": "orchestration.blueprint",
+    "EmbedClientResource": "orchestration.resources",
+    "EmbedPipelineComponent": "orchestration.definitions",
+    "EmbeddingLedgerResource": "orchestration.resources",
+    "EmbeddingPipeline": "pipeline",
+    "EmbeddingSettings": "pipeline.settings",
+    "EmbeddingStoreResource": "orchestration.resources",
+    "MediaLibraryResource": "orchestration.resources",
+    "PipelinePolicy": "pipeline.settings",
+    "Segmentation": "pipeline.settings",
+    "build_definitions": "orchestration.definitions",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return getattr(importlib.import_module(f"embed_pipeline.orchestration.{_ROOMS[name]}"), name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"embed_pipeline.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

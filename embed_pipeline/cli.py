@@ -1,4 +1,4 @@
-"""The command line: demo, dev, emulator, plan, status, retry and search."""
+"""Command line: demo, dev, emulator, plan, status, retry, check, ledger and search."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.text import Text
 
 from embed_pipeline import __version__
 from embed_pipeline.commands.code_location import CodeLocation
-from embed_pipeline.commands.opening import find_place
+from embed_pipeline.commands.context import find_context
 from embed_pipeline.errors import EmbedPipelineError
 
 _HOME = click.option(
@@ -83,7 +83,7 @@ def demo(media: str | None, home: Path) -> None:
     """Embed a folder from beginning to end and show what came of it."""
     from embed_pipeline.commands.demo import run_demo
 
-    sys.exit(run_demo(find_place(home, media, os.environ), _console()))
+    sys.exit(run_demo(find_context(home, media, os.environ), _console()))
 
 
 @cli.command()
@@ -94,7 +94,7 @@ def dev(media: str | None, home: Path, port: int) -> None:
     """Run the emulator, Dagster's daemon and its UI over a folder."""
     from embed_pipeline.commands.dev import run_dev
 
-    sys.exit(run_dev(find_place(home, media, os.environ), port, _console()))
+    sys.exit(run_dev(find_context(home, media, os.environ), port, _console()))
 
 
 @cli.command(context_settings={"ignore_unknown_options": True, "help_option_names": []}, add_help_option=False)
@@ -112,10 +112,10 @@ def emulator(arguments: tuple[str, ...]) -> None:
 @_HOME_OR_INSTANCE
 @_JSON
 def plan(code: CodeLocation, media: str | None, home: Path | None, as_json: bool) -> None:
-    """Tell what would be created, what it would cost and how long it would take. Spends nothing."""
+    """Show what would be created, what it would cost and how long it would take. Spends nothing."""
     from embed_pipeline.commands.plan import run_plan
 
-    sys.exit(run_plan(find_place(home, media, os.environ, code), as_json, _console()))
+    sys.exit(run_plan(find_context(home, media, os.environ, code), as_json, _console()))
 
 
 @cli.command()
@@ -131,10 +131,10 @@ def plan(code: CodeLocation, media: str | None, home: Path | None, as_json: bool
     help="Only media files in this state; may be given more than once.",
 )
 def status(code: CodeLocation, media: str | None, home: Path | None, as_json: bool, states: tuple[str, ...]) -> None:
-    """Tell the one state of each media file, and why it failed if it did."""
+    """Show the one state of each media file, and why it failed if it did."""
     from embed_pipeline.commands.status import run_status
 
-    sys.exit(run_status(find_place(home, media, os.environ, code), states, as_json, _console()))
+    sys.exit(run_status(find_context(home, media, os.environ, code), states, as_json, _console()))
 
 
 @cli.command()
@@ -152,7 +152,36 @@ def retry(
 
     if bool(keys) == everything:
         raise click.UsageError("Name the media files to retry, or say --all.")
-    sys.exit(run_retry(find_place(home, media, os.environ, code), keys, wait, _console()))
+    sys.exit(run_retry(find_context(home, media, os.environ, code), keys, wait, _console()))
+
+
+@cli.command()
+@_code_location
+@_MEDIA
+@_HOME_OR_INSTANCE
+@_JSON
+@click.option("--repair", is_flag=True, help="Fetch results again, import what is unknown, report what is missing.")
+def check(code: CodeLocation, media: str | None, home: Path | None, as_json: bool, repair: bool) -> None:
+    """Compare ledger, dataset and Dagster; --repair mends what it can without paying again."""
+    from embed_pipeline.commands.check import run_check
+
+    sys.exit(run_check(find_context(home, media, os.environ, code), repair, as_json, _console()))
+
+
+@cli.group()
+def ledger() -> None:
+    """The store of what is known and was paid for."""
+
+
+@ledger.command("import")
+@_code_location
+@_MEDIA
+@_HOME_OR_INSTANCE
+def import_(code: CodeLocation, media: str | None, home: Path | None) -> None:
+    """Record what the dataset holds in the ledger, so that it is not paid for again."""
+    from embed_pipeline.commands.check import run_import
+
+    sys.exit(run_import(find_context(home, media, os.environ, code), _console()))
 
 
 @cli.command()
@@ -192,7 +221,7 @@ def search(
     from embed_pipeline.commands.search import SearchRequest, run_search
 
     request = SearchRequest(segment, media, vector, text, count, option, None if scope == "any" else scope, space)
-    sys.exit(run_search(find_place(home, library, os.environ, code), request, as_json, _console()))
+    sys.exit(run_search(find_context(home, library, os.environ, code), request, as_json, _console()))
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
+from embed_pipeline.orchestration.definitions import build_definitions
 from embed_pipeline.orchestration.environment import blueprint_from_environment
-from embed_pipeline.orchestration.pipeline import build_definitions
 
 defs = build_definitions(blueprint_from_environment(os.environ))

@@ -63,8 +63,9 @@ class InProcessEmulator:
         from embed_pipeline.emulator.state.clock import Clock
 
         # Time stands still between advances: a test that looks at times is the same on every machine.
-        clock = Clock(frozen_at=time.time_ns() // 1_000_000)
-        self.platform: Platform = Platform(settings or TEST_SETTINGS, compute=compute, clock=clock)
+        settings = settings or TEST_SETTINGS
+        clock = Clock(frozen_at=time.time_ns() // 1_000_000, skew_sec=settings.clock_skew_sec)
+        self.platform: Platform = Platform(settings, compute=compute, clock=clock)
         self.platform.start()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="embed-emulator-loop", daemon=True)

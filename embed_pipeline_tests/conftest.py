@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from embed_pipeline.media import sample_scenes, sample_sounds, samples, write_sample_library
@@ -11,6 +13,25 @@ from embed_pipeline_tests.postgres import PostgresServer, ServerUnavailableError
 
 # Files that take long with few tests. They go first, or one process would be left alone with the last of them.
 _LONGEST = ("test_daemon.py", "test_crash.py", "test_browser.py", "test_submission_turns.py")
+
+
+# How long an example takes says something of the machine, and nothing of the code.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
+
+
+def pytest_configure() -> None:
+    """Reset signals that were ignored when the tests were started (nohup, a job in the background).
+
+    Processes that tests start would inherit that, and could not be ended in order.
+    """
+    for number, handler in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGTERM, signal.SIG_DFL),
+        (signal.SIGHUP, signal.SIG_DFL),
+    ):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from embed_pipeline.client.assets import Asset
+from embed_pipeline.client.assets import Asset, Upload
 from embed_pipeline.client.client import AsyncEmbedClient, EmbedClient
 from embed_pipeline.client.decoding import decode_task
 from embed_pipeline.client.errors import (
@@ -11,7 +11,9 @@ from embed_pipeline.client.errors import (
     BadRequestError,
     ConflictError,
     ConnectionFailedError,
+    Culprit,
     EmptyResultError,
+    FailureClass,
     ForbiddenError,
     InternalServerError,
     InvalidRequestError,
@@ -23,12 +25,12 @@ from embed_pipeline.client.errors import (
     UnreadableResponseError,
     UploadError,
     WaitTimeoutError,
+    classify_failure,
+    culprit_of,
 )
 from embed_pipeline.client.exchange import ClientStats, RequestOptions
-from embed_pipeline.client.failures import Culprit, FailureClass, classify_failure, culprit_of
-from embed_pipeline.client.limits import Budget, Limits
-from embed_pipeline.client.multipart import Upload
-from embed_pipeline.client.pager import AsyncPager, SyncPager
+from embed_pipeline.client.limits import Budget, Limits, PollPolicy, RetryPolicy
+from embed_pipeline.client.listing import AsyncPager, SyncPager
 from embed_pipeline.client.requests import (
     AsyncAudioInputRequest,
     AsyncDocumentInputRequest,
@@ -72,10 +74,8 @@ from embed_pipeline.client.responses import (
     Segments,
     TasksCreateResponse,
 )
-from embed_pipeline.client.retries import RetryPolicy
 from embed_pipeline.client.search import CreateSearch, CreateSearchResult, SourceRef
-from embed_pipeline.client.sources import MediaFacts, SourceKind, choose_source
-from embed_pipeline.client.waiting import PollPolicy, Progress, progress_bar
+from embed_pipeline.client.tasks import Progress, progress_bar
 
 __all__ = [
     "AmbiguousCreateError",
@@ -121,7 +121,6 @@ __all__ = [
     "MediaEmbeddingMetadata",
     "MediaEmbeddingTask",
     "MediaEmbeddingTaskMedia",
-    "MediaFacts",
     "MediaSource",
     "NotFoundError",
     "PageInfo",
@@ -131,7 +130,6 @@ __all__ = [
     "RetryLaterError",
     "RetryPolicy",
     "Segments",
-    "SourceKind",
     "SourceRef",
     "SyncPager",
     "TaskFailedError",
@@ -154,7 +152,6 @@ __all__ = [
     "VideoSegmentation_Dynamic",
     "VideoSegmentation_Fixed",
     "WaitTimeoutError",
-    "choose_source",
     "classify_failure",
     "culprit_of",
     "decode_task",

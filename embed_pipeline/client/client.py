@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
-from embed_pipeline.client.asset_clients import AssetsClient, MultipartUploadClient
-from embed_pipeline.client.async_asset_clients import AsyncAssetsClient, AsyncMultipartUploadClient
-from embed_pipeline.client.async_tasks import AsyncTasksClient
-from embed_pipeline.client.drivers import AsyncioDriver, ThreadDriver, connection_limits, read_timeout
+from embed_pipeline.client.assets import (
+    AssetsClient,
+    AsyncAssetsClient,
+    AsyncMultipartUploadClient,
+    MultipartUploadClient,
+)
 from embed_pipeline.client.exchange import ClientStats, CreateRegistry, Session
-from embed_pipeline.client.limits import Budget, Limits
-from embed_pipeline.client.retries import RetryPolicy
-from embed_pipeline.client.tasks import TasksClient
+from embed_pipeline.client.limits import Budget, Limits, RetryPolicy
+from embed_pipeline.client.tasks import AsyncTasksClient, TasksClient
+from embed_pipeline.client.transport import AsyncioDriver, ThreadDriver, connection_limits, read_timeout
 from embed_pipeline.errors import ConfigurationError
 from embed_pipeline.redaction import guard_httpx_log, without_credentials
 

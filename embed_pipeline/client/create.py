@@ -37,11 +37,10 @@ from embed_pipeline.client.exchange import (
     transmit,
     with_options,
 )
-from embed_pipeline.client.limits import EMBED
+from embed_pipeline.client.limits import EMBED, RetryPolicy
 from embed_pipeline.client.listing import parse_page
 from embed_pipeline.client.requests import AudioInputRequest, CreateTaskRequest, VideoInputRequest
 from embed_pipeline.client.responses import ResponseModel, TasksCreateResponse
-from embed_pipeline.client.retries import RetryPolicy
 from embed_pipeline.client.search import CreateSearch, SourceRef, find_created, source_identity
 
 _JSON = {"content-type": "application/json"}

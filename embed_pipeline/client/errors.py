@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from embed_pipeline.errors import EmbedPipelineError
-from embed_pipeline.redaction import redact, redact_headers, redact_value
 
-if TYPE_CHECKING:
-    from embed_pipeline.client.exchange import Reply
+Culprit = Literal["media", "account", "platform", "unclear"]
 
-_REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-amzn-requestid", "x-amz-cf-id", "cf-ray")
-_SHOWN_BODY = 300
+# The platform may say any of these with 400, as it does of an unreadable file.
+_ACCOUNT_CODES = frozenset(
+    {"api_key_invalid", "unauthorized", "api_allowed_for_paid_plan", "api_not_allowed", "region_not_allowed"}
+    | {"usage_limit_exceeded", "too_many_requests", "api_upgrade_required"}
+)
+_ACCOUNT_STATUSES = frozenset({401, 402, 403, 429})
+_PLATFORM_CODES = frozenset({"resource_not_exist", "request_canceled_or_timed_out"})
+_MEDIA_STATUSES = frozenset({400, 413, 415, 422})
+
+FailureClass = Literal["transient", "permanent", "expired", "unclear"]
+
+# Matched on parts of sentences, in this order: the platform words them freely and puts numbers into them.
+_PARTS: tuple[tuple[str, FailureClass], ...] = (
+    ("no longer available", "expired"),
+    ("exceed", "permanent"),
+    ("context window", "permanent"),
+    ("request was invalid", "permanent"),
+    ("could not process your media", "permanent"),
+    ("verify the input", "permanent"),
+    ("temporarily unstable", "transient"),
+    ("failed to fetch or materialize", "transient"),
+    ("could not complete processing", "unclear"),
+    ("try again later", "transient"),
+    ("try later", "transient"),
+)
+_SPACE = re.compile(r"\s+")
 
 
 class ApiError(EmbedPipelineError):
@@ -169,76 +191,42 @@ class UploadError(EmbedPipelineError):
         self.passing = passing
 
 
-_BY_STATUS: dict[int, type[ApiError]] = {
-    400: BadRequestError,
-    401: UnauthorizedError,
-    403: ForbiddenError,
-    404: NotFoundError,
-    409: ConflictError,
-    429: TooManyRequestsError,
-}
-
-_ADVICE = {
-    401: "Check EMBED_API_KEY.",
-    403: "The key is known, but its plan or region does not allow this.",
-}
-
-
-def read_error(reply: Reply, doing: str, *secrets: str, retry_after_sec: float | None = None) -> ApiError:
-    """The error that an answer other than 2xx stands for.
-
-    Reads both documented shapes, ``{"error": {"code", "message", "details"}}`` and ``{"code", "message"}``, as well as
-    empty and HTML bodies.
+def classify_failure(message: str | None) -> FailureClass:
+    """Whether a failed task is worth a new one.
 
     Args:
-        reply: The answer.
-        doing: What was asked, such as ``GET /embed-v2/tasks``.
-        *secrets: Texts that must not appear in the error.
-        retry_after_sec: What ``Retry-After`` said, in seconds.
+        message: ``error.message`` of a failed task, as the platform wrote it.
+
+    Returns:
+        ``transient`` (a new task may succeed; where the source could not be fetched, with a fresh URL), ``permanent``
+        (this media file will fail again), ``expired`` (the result is gone, the source must be embedded again), or
+        ``unclear`` (unknown words: worth one more try).
     """
-    body = _parse_body(reply)
-    code, said, details = _code_and_message(body)
-    kind = _BY_STATUS.get(reply.status_code)
-    if kind is None:
-        kind = InternalServerError if reply.status_code >= 500 else ApiError
-    request_id = next((reply.headers[name] for name in _REQUEST_ID_HEADERS if name in reply.headers), None)
-    if request_id is None and isinstance(details, Mapping) and details.get("requestId"):
-        request_id = str(details["requestId"])
-    sentence = f"The platform answered {reply.status_code}{f' ({code})' if code else ''} to {doing}"
-    sentence += f": {said}" if said else "."
-    if advice := _ADVICE.get(reply.status_code):
-        sentence = f"{sentence.rstrip()} {advice}"
-    if request_id:
-        sentence += f" [request {request_id}]"
-    return kind(
-        redact(sentence, *secrets),
-        status_code=reply.status_code,
-        code=code,
-        request_id=request_id,
-        headers=redact_headers(reply.headers, *secrets),
-        body=redact_value(body, *secrets),
-        retry_after_sec=retry_after_sec,
-    )
+    text = _SPACE.sub(" ", message or "").lower()
+    return next((kind for part, kind in _PARTS if part in text), "unclear")
 
 
-def _parse_body(reply: Reply) -> Any:
-    text = reply.content.decode("utf-8", errors="replace")
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+def culprit_of(error: Exception) -> Culprit:
+    """Whom an error blames, and so whether asking again for the same media file may help.
 
+    Args:
+        error: What creating a task, an upload or another request raised.
 
-def _code_and_message(body: Any) -> tuple[str | None, str, Any]:
-    if isinstance(body, Mapping):
-        inner = body.get("error")
-        source: Mapping[str, Any] = inner if isinstance(inner, Mapping) else body
-        message = source.get("message") or (inner if isinstance(inner, str) else "")
-        code = source.get("code")
-        return (str(code) if code else None), str(message or ""), source.get("details")
-    if isinstance(body, str):
-        stripped = body.strip()
-        if stripped[:1] == "<":
-            return None, "an HTML page instead of JSON, probably from a gateway.", None
-        return None, stripped[:_SHOWN_BODY], None
-    return None, str(body)[:_SHOWN_BODY] if body is not None else "", None
+    Returns:
+        ``media`` (the file or what is asked of it was turned down, and would be again), ``account`` (the key, the plan
+        or what is left of it: every request meets the same until somebody acts), ``platform`` (no answer, or one that
+        says nothing of the file, as a wrong address gives: the next request may meet the same), or ``unclear``.
+    """
+    if isinstance(error, InvalidRequestError):
+        return "media"
+    if isinstance(error, UploadError):
+        return "unclear" if error.passing else "media"
+    if isinstance(error, ConnectionFailedError):
+        return "platform"
+    if not isinstance(error, ApiError) or isinstance(error, UnreadableResponseError) or error.status_code is None:
+        return "unclear"
+    if error.code in _ACCOUNT_CODES or error.status_code in _ACCOUNT_STATUSES:
+        return "account"
+    if error.status_code in _MEDIA_STATUSES and error.code not in _PLATFORM_CODES:
+        return "media"
+    return "platform"

@@ -8,6 +8,7 @@ done (:class:`Send`, :class:`Pause`, :class:`Call`, :class:`Together`) and is se
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import random
 import threading
@@ -20,14 +21,19 @@ from urllib.parse import quote
 
 from embed_pipeline.client.errors import (
     ApiError,
+    BadRequestError,
+    ConflictError,
     ConnectionFailedError,
+    ForbiddenError,
+    InternalServerError,
+    NotFoundError,
     RetryLaterError,
+    TooManyRequestsError,
+    UnauthorizedError,
     UnreadableResponseError,
-    read_error,
 )
-from embed_pipeline.client.limits import Budget, Category
-from embed_pipeline.client.retries import RetryPolicy, read_http_date, read_retry_after
-from embed_pipeline.redaction import without_credentials
+from embed_pipeline.client.limits import UPLOAD, Budget, Category, RetryPolicy, read_http_date, read_retry_after
+from embed_pipeline.redaction import redact, redact_headers, redact_value, without_credentials
 
 T = TypeVar("T")
 Flow = Generator[Any, Any, T]
@@ -450,3 +456,105 @@ def admit(session: Session, policy: RetryPolicy, category: Category, media_sec: 
     if seconds > policy.max_wait_sec:
         raise later(session, seconds, policy)
     yield from pause(session, seconds)
+
+
+def create_once(
+    session: Session, request: Outgoing, parse: Callable[[Reply], T], options: RequestOptions | None
+) -> Flow[T]:
+    """Sends what creates something that costs no money: again only where nothing was created."""
+    request, policy = with_options(request, options), session.policy(options)
+    attempt = 0
+    while True:
+        attempt += 1
+        yield from admit(session, policy, UPLOAD)
+        try:
+            reply = yield from transmit(session, request)
+        except ConnectionFailedError as failed:
+            again = policy.retry_connection_errors and not failed.sent
+            yield from back_off(session, policy, attempt, failed, again=again)
+            continue
+        session.budget.learn(UPLOAD, reply.headers, session.monotonic())
+        if reply.succeeded:
+            return parse(reply)
+        error = session.error(reply, request.doing)
+        if reply.status_code == 429:
+            wait = error.retry_after_sec if error.retry_after_sec is not None else policy.delay(attempt)
+            session.budget.hold(UPLOAD, session.monotonic() + wait)
+        yield from back_off(session, policy, attempt, error, again=reply.status_code in policy.create_statuses)
+
+
+_REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-amzn-requestid", "x-amz-cf-id", "cf-ray")
+_SHOWN_BODY = 300
+_BY_STATUS: dict[int, type[ApiError]] = {
+    400: BadRequestError,
+    401: UnauthorizedError,
+    403: ForbiddenError,
+    404: NotFoundError,
+    409: ConflictError,
+    429: TooManyRequestsError,
+}
+
+_ADVICE = {
+    401: "Check EMBED_API_KEY.",
+    403: "The key is known, but its plan or region does not allow this.",
+}
+
+
+def read_error(reply: Reply, doing: str, *secrets: str, retry_after_sec: float | None = None) -> ApiError:
+    """The error that an answer other than 2xx stands for.
+
+    Reads both documented shapes, ``{"error": {"code", "message", "details"}}`` and ``{"code", "message"}``, as well as
+    empty and HTML bodies.
+
+    Args:
+        reply: The answer.
+        doing: What was asked, such as ``GET /embed-v2/tasks``.
+        *secrets: Texts that must not appear in the error.
+        retry_after_sec: What ``Retry-After`` said, in seconds.
+    """
+    body = _parse_body(reply)
+    code, said, details = _code_and_message(body)
+    kind = _BY_STATUS.get(reply.status_code)
+    if kind is None:
+        kind = InternalServerError if reply.status_code >= 500 else ApiError
+    request_id = next((reply.headers[name] for name in _REQUEST_ID_HEADERS if name in reply.headers), None)
+    if request_id is None and isinstance(details, Mapping) and details.get("requestId"):
+        request_id = str(details["requestId"])
+    sentence = f"The platform answered {reply.status_code}{f' ({code})' if code else ''} to {doing}"
+    sentence += f": {said}" if said else "."
+    if advice := _ADVICE.get(reply.status_code):
+        sentence = f"{sentence.rstrip()} {advice}"
+    if request_id:
+        sentence += f" [request {request_id}]"
+    return kind(
+        redact(sentence, *secrets),
+        status_code=reply.status_code,
+        code=code,
+        request_id=request_id,
+        headers=redact_headers(reply.headers, *secrets),
+        body=redact_value(body, *secrets),
+        retry_after_sec=retry_after_sec,
+    )
+
+
+def _parse_body(reply: Reply) -> Any:
+    text = reply.content.decode("utf-8", errors="replace")
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _code_and_message(body: Any) -> tuple[str | None, str, Any]:
+    if isinstance(body, Mapping):
+        inner = body.get("error")
+        source: Mapping[str, Any] = inner if isinstance(inner, Mapping) else body
+        message = source.get("message") or (inner if isinstance(inner, str) else "")
+        code = source.get("code")
+        return (str(code) if code else None), str(message or ""), source.get("details")
+    if isinstance(body, str):
+        stripped = body.strip()
+        if stripped[:1] == "<":
+            return None, "an HTML page instead of JSON, probably from a gateway.", None
+        return None, stripped[:_SHOWN_BODY], None
+    return None, str(body)[:_SHOWN_BODY] if body is not None else "", None

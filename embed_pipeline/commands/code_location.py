@@ -93,7 +93,7 @@ def _blueprints(origin: CodeLocationOrigin, instance: dg.DagsterInstance | None)
     from dagster._grpc.utils import get_loadable_targets
     from dagster.components.definitions import LazyDefinitions
 
-    from embed_pipeline.orchestration.pipelines import blueprints_in
+    from embed_pipeline.orchestration.blueprint import blueprints_in
 
     if isinstance(origin, GrpcServerCodeLocationOrigin):
         # Its blueprints are in another process, perhaps on another machine.

@@ -12,11 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from embed_pipeline.commands.interrupting import interrupted_in_order
-from embed_pipeline.commands.opening import Place, opened
+from embed_pipeline.commands.context import CommandContext, ProjectDir, exported, opened
 from embed_pipeline.commands.platform import platform_of, require_answer
+from embed_pipeline.commands.signals import interrupted_in_order
 from embed_pipeline.commands.status import status_table
-from embed_pipeline.commands.workplace import Workplace
 from embed_pipeline.errors import ConfigurationError, EmbedPipelineError
 
 if TYPE_CHECKING:
@@ -25,8 +24,8 @@ if TYPE_CHECKING:
     from embed_pipeline.dataset import EmbeddingDataset, Match
     from embed_pipeline.media import Listing
     from embed_pipeline.orchestration.blueprint import Blueprint
-    from embed_pipeline.orchestration.driver import Tick
-    from embed_pipeline.orchestration.status import MediaStatus
+    from embed_pipeline.orchestration.daemon import Tick
+    from embed_pipeline.pipeline.publish import MediaStatus
 
 _LONGEST_SEC = 3600.0
 _LOOK_AGAIN_SEC = 0.5
@@ -34,11 +33,11 @@ _LOOK_AGAIN_SEC = 0.5
 _SILENCE = 3
 
 
-def run_demo(place: Place, console: Console) -> int:
+def run_demo(context: CommandContext, console: Console) -> int:
     """Embed a library, or the sample library, and show what came of it.
 
     Args:
-        place: Where the pipeline is: a workplace of the local commands.
+        context: Where the pipeline is: a project of the local commands.
         console: Where to show it.
 
     Returns:
@@ -49,33 +48,31 @@ def run_demo(place: Place, console: Console) -> int:
         ConfigurationError: There is nothing to embed, or a variable makes no sense.
         EmbedPipelineError: The platform took none of the files; the message has the words of the run that tried.
     """
-    workplace = prepared(place, console)
-    if not (listing := listed(place)).files:
-        raise ConfigurationError(
-            f"There are no media files in {workplace.location}{_left_out(listing)}: nothing to do."
-        )
-    workplace.require_writable()
-    with interrupted_in_order(), platform_of(place, console) as (complete, _):
-        workplace.dagster_home()
+    project = prepared(context, console)
+    if not (listing := listed(context)).files:
+        raise ConfigurationError(f"There are no media files in {project.location}{_left_out(listing)}: nothing to do.")
+    project.require_writable()
+    with interrupted_in_order(), platform_of(context, console) as (complete, _):
+        project.dagster_home()
         return _embed(complete, console)
 
 
-def prepared(place: Place, console: Console) -> Workplace:
-    """The workplace of a place, with the sample library in it where that is meant.
+def prepared(context: CommandContext, console: Console) -> ProjectDir:
+    """The project of a context, with the sample library in it where that is meant.
 
     Raises:
-        ConfigurationError: The place is an instance of the team's own, or the folder cannot be written.
+        ConfigurationError: The context is an instance of the team's own, or the folder cannot be written.
     """
-    if place.workplace is None:
+    if context.project is None:
         raise ConfigurationError("Name the folder of the local commands with --home.")
-    if place.workplace.is_sample:
-        place.workplace.require_writable()
-        make_samples(Path(place.workplace.location), console)
-    return place.workplace
+    if context.project.is_sample:
+        context.project.require_writable()
+        make_samples(Path(context.project.location), console)
+    return context.project
 
 
-def listed(place: Place) -> Listing:
-    """What the library of a place holds now, so that nothing is started for one that is not there.
+def listed(context: CommandContext) -> Listing:
+    """What the library of a context holds now, so that nothing is started for one that is not there.
 
     Raises:
         MediaError: The library is missing, or cannot be read.
@@ -83,7 +80,8 @@ def listed(place: Place) -> Listing:
     """
     from embed_pipeline.orchestration.environment import blueprint_from_environment
 
-    return _unsettled(blueprint_from_environment(place.environment)).library.library().list()
+    with exported(context.environment):
+        return _unsettled(blueprint_from_environment(context.environment)).library.library().list()
 
 
 def make_samples(folder: Path, console: Console) -> None:
@@ -109,10 +107,10 @@ def _unsettled(blueprint: Blueprint) -> Blueprint:
     return replace(blueprint, library=MediaLibraryResource(**{**fields, "settle_sec": 0.0}))
 
 
-def _embed(place: Place, console: Console) -> int:
-    from embed_pipeline.orchestration.status import read_statuses
+def _embed(context: CommandContext, console: Console) -> int:
+    from embed_pipeline.pipeline.publish import read_statuses
 
-    with opened(place) as (described, instance):
+    with opened(context) as (described, instance):
         blueprint = _unsettled(described)
         blueprint = replace(
             blueprint,
@@ -123,8 +121,8 @@ def _embed(place: Place, console: Console) -> int:
         )
         require_answer(blueprint.client)
         stopped = _drive(blueprint, instance, console)
-        rows = read_statuses(instance, blueprint.names)
-    dataset = blueprint.store.dataset()
+        with blueprint.pipeline(connect=False) as pipeline:
+            rows, dataset = read_statuses(pipeline), pipeline.dataset
     if stopped is not None and not dataset.spaces():
         raise EmbedPipelineError(stopped)
     console.print(status_table(rows, "What became of each media file"))
@@ -141,31 +139,29 @@ def _drive(blueprint: Blueprint, instance: dg.DagsterInstance, console: Console)
     Returns:
         Why it stopped before that, in the words of the run or of the tick that could not go on; None if it did not.
     """
-    from embed_pipeline.orchestration.driver import Driver
-    from embed_pipeline.orchestration.ledger import Ledger
-    from embed_pipeline.orchestration.pipeline import build_definitions
-    from embed_pipeline.orchestration.states import MediaState
+    from embed_pipeline.ledger import MediaState
+    from embed_pipeline.orchestration.daemon import InProcessDaemon
+    from embed_pipeline.orchestration.definitions import build_definitions
 
-    driver = Driver(build_definitions(blueprint), instance, blueprint.names)
-    ledger = Ledger(instance, blueprint.names)
+    daemon = InProcessDaemon(build_definitions(blueprint), instance, blueprint.names)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     deadline = time.monotonic() + _LONGEST_SEC
     before: dict[str, MediaState] = {}
     words, silent = None, 0
-    with Progress(*columns, console=console) as bars:
+    with Progress(*columns, console=console) as bars, blueprint.pipeline(connect=False) as pipeline:
         submitted, embedded = (
             bars.add_task("embedding_tasks   ", total=None),
             bars.add_task("segment_embeddings", total=None),
         )
         while time.monotonic() < deadline:
-            discovered, collected = driver.discover(), driver.collect_ready()
-            states = ledger.states()
+            discovered, collected = daemon.discover(), daemon.collect_ready()
+            states = pipeline.ledger.states(pipeline.target)
             counted = list(states.values())
             waiting, unsubmitted = counted.count(MediaState.PROCESSING), counted.count(MediaState.UNSUBMITTED)
             bars.update(submitted, total=len(counted), completed=len(counted) - unsubmitted)
             bars.update(embedded, total=len(counted), completed=len(counted) - unsubmitted - waiting)
             if not waiting and not unsubmitted and _has_seen_all(discovered):
-                driver.refresh_table()
+                daemon.refresh_table()
                 return None
             moved, before = states != before, states
             trouble = _trouble(discovered, collected)
@@ -173,7 +169,7 @@ def _drive(blueprint: Blueprint, instance: dg.DagsterInstance, console: Console)
             if silent >= _SILENCE or (
                 unsubmitted and not waiting and (trouble or not (moved or _others_are_at_work(blueprint, instance)))
             ):
-                driver.refresh_table()
+                daemon.refresh_table()
                 return (
                     words or f"{unsubmitted} media files were not submitted: {discovered.message or 'no reason given'}"
                 )
@@ -190,7 +186,7 @@ def _others_are_at_work(blueprint: Blueprint, instance: dg.DagsterInstance) -> b
 
 
 def _has_seen_all(discovered: Tick) -> bool:
-    return discovered.message is not None and "left for the next tick" not in discovered.message
+    return discovered.message is not None and "left to the next tick" not in discovered.message
 
 
 def _trouble(discovered: Tick, collected: Tick) -> str | None:

@@ -11,20 +11,20 @@ import sys
 from rich.console import Console
 from rich.text import Text
 
+from embed_pipeline.commands.context import CommandContext
 from embed_pipeline.commands.demo import listed, prepared
-from embed_pipeline.commands.interrupting import interrupted_in_order
-from embed_pipeline.commands.opening import Place
 from embed_pipeline.commands.platform import platform_of
+from embed_pipeline.commands.signals import interrupted_in_order
 from embed_pipeline.errors import ConfigurationError
 
 _ENDS_WITHIN_SEC = 20
 
 
-def run_dev(place: Place, port: int, console: Console) -> int:
+def run_dev(context: CommandContext, port: int, console: Console) -> int:
     """Run Dagster's UI and daemon over a media library until it is interrupted.
 
     Args:
-        place: Where the pipeline is: a workplace of the local commands.
+        context: Where the pipeline is: a project of the local commands.
         port: The UI's port on loopback.
         console: Where to say where things are.
 
@@ -36,15 +36,15 @@ def run_dev(place: Place, port: int, console: Console) -> int:
         MediaError: The library is missing, or cannot be read.
     """
     _require_free(port)
-    workplace = prepared(place, console)
-    listed(place)
-    workplace.require_writable()
-    workplace.dagster_home()
-    with platform_of(place, console) as (complete, _):
+    project = prepared(context, console)
+    listed(context)
+    project.require_writable()
+    project.dagster_home()
+    with platform_of(context, console) as (complete, _):
         environment = dict(complete.environment)
         environment.setdefault("EMBED_SENSOR_INTERVAL", "15")
-        watching = Text.assemble("Watching ", (workplace.location, "bold"))
-        console.print(watching + (": drop a file there, or replace one." if workplace.folder else "."), soft_wrap=True)
+        watching = Text.assemble("Watching ", (project.location, "bold"))
+        console.print(watching + (": drop a file there, or replace one." if project.folder else "."), soft_wrap=True)
         console.print(f"Dagster's UI: [bold]http://127.0.0.1:{port}[/]")
         command = [sys.executable, "-m", "dagster", "dev", "-m", "embed_pipeline.definitions"]
         with interrupted_in_order():

@@ -1,4 +1,4 @@
-"""``embed-pipeline search``: the segments that are nearest to a segment, a media file, a vector or some words."""
+"""`embed-pipeline search`: the segments that are nearest to a segment, a media file, a vector or some words."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from embed_pipeline.commands.opening import Place, opened
+from embed_pipeline.commands.context import CommandContext, opened
 from embed_pipeline.commands.platform import platform_of
 from embed_pipeline.errors import ConfigurationError, DatasetError, MediaError
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from embed_pipeline.dataset import EmbeddingDataset, Match
     from embed_pipeline.orchestration.blueprint import Blueprint
+    from embed_pipeline.pipeline.settings import MediaType
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,11 @@ class SearchRequest:
         return {name: value for name, value in given.items() if value is not None}
 
 
-def run_search(place: Place, request: SearchRequest, as_json: bool, console: Console) -> int:
+def run_search(context: CommandContext, request: SearchRequest, as_json: bool, console: Console) -> int:
     """Find segments and show them.
 
     Args:
-        place: Where the pipeline and its dataset are.
+        context: Where the pipeline and its dataset are.
         request: What is searched for.
         as_json: JSON instead of a table.
         console: Where to show it.
@@ -78,12 +79,12 @@ def run_search(place: Place, request: SearchRequest, as_json: bool, console: Con
     """
     # What is said on the way would spoil JSON.
     aside = Console(stderr=True)
-    with opened(place) as (blueprint, _):
+    with opened(context) as (blueprint, _):
         dataset = blueprint.store.dataset()
         if not dataset.spaces():
             raise DatasetError(f"The dataset {dataset.root} is empty: there is nothing to search yet.")
         if request.media is not None and not _is_in(dataset, _key_of(request.media)):
-            matches = _nearest_to_new_file(place, request, dataset, aside)
+            matches = _nearest_to_new_file(context, request, dataset, aside)
         else:
             matches = _nearest(request, dataset, blueprint)
     if as_json:
@@ -142,7 +143,7 @@ def _nearest(request: SearchRequest, dataset: EmbeddingDataset, blueprint: Bluep
 
 
 def _nearest_to_new_file(
-    place: Place, request: SearchRequest, dataset: EmbeddingDataset, aside: Console
+    context: CommandContext, request: SearchRequest, dataset: EmbeddingDataset, aside: Console
 ) -> list[Match]:
     """Embed a file that is not in the dataset and search with each option's vectors among segments of that option."""
     from embed_pipeline.dataset import nearest, vector_space
@@ -153,7 +154,7 @@ def _nearest_to_new_file(
             f"{request.media!r} is neither a media file of the dataset nor a file on this machine. "
             "`embed-pipeline status` lists those of the dataset."
         )
-    with platform_of(place, aside) as (complete, _), opened(complete) as (blueprint, _instance):
+    with platform_of(context, aside) as (complete, _), opened(complete) as (blueprint, _instance):
         name, rows = _embed(path, blueprint, aside)
     space = vector_space(name, rows.embedding.shape[1])
     if space not in dataset.spaces():
@@ -178,22 +179,22 @@ def _nearest_to_new_file(
 
 def _embed(path: Path, blueprint: Blueprint, aside: Console) -> tuple[str, Any]:
     """Embed one file outside the pipeline: who computed the vectors, and the segments."""
+    from embed_pipeline.client import MediaSource
     from embed_pipeline.media import MediaLibrary
-    from embed_pipeline.orchestration.measuring import candidates_for, measured
-    from embed_pipeline.orchestration.sources import prepare, typed_request
+    from embed_pipeline.pipeline.sources import typed_request, upload, upload_name
 
     library = MediaLibrary(path.resolve().parent, settle_seconds=0, recursive=False)
     file = library.file(_key_of(path.name))
     fingerprint, info = library.fingerprint(file), library.probe(file)
-    candidate = candidates_for({file.key: file}, {file.key: fingerprint}, blueprint.settings)[file.key]
-    candidate, file = measured(candidate, file, info, blueprint.settings)
-    minutes = info.duration_sec / 60
-    told = f"{path.name} is not in the dataset; embedding its {minutes:.1f} minutes to search with."
-    aside.print(told, markup=False, soft_wrap=True)
+    media_type: MediaType = "video" if info.has_video else "audio"
+    digest = blueprint.settings.digest(media_type)
+    words = f"{path.name} is not in the dataset; embedding its {info.duration_sec / 60:.1f} minutes to search with."
+    aside.print(words, markup=False, soft_wrap=True)
     with blueprint.client.client() as client:
-        source = prepare(file, "upload", library, client, fingerprint=fingerprint, digest=candidate.settings_digest)
+        name = upload_name(file.path, fingerprint, digest)
+        source = MediaSource(asset_id=upload(file, library, client, name, look_first=False))
         task = client.v_2.tasks.create(
-            **typed_request(blueprint.settings.request(file.media_type), source), media_duration_sec=info.duration_sec
+            **typed_request(blueprint.settings.request(media_type), source), media_duration_sec=info.duration_sec
         )
         response = client.v_2.tasks.wait(task.id)
     engine = getattr(response.metadata, "embedding_engine", None)

@@ -1,8 +1,9 @@
-"""``embed-pipeline status``: the one state of each media file."""
+"""`embed-pipeline status`: the one state of each media file."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
@@ -10,23 +11,23 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from embed_pipeline.commands.opening import Place, opened
+from embed_pipeline.commands.context import CommandContext, opened
 
 if TYPE_CHECKING:
-    from embed_pipeline.orchestration.status import MediaStatus
+    from embed_pipeline.pipeline.publish import MediaStatus
 
 STYLES = {"embedded": "green", "failed": "red", "expired": "red", "gone": "dim", "processing": "yellow"}
 _LEFT_OUT_BEYOND = 200
 
 
-def run_status(place: Place, states: Collection[str], as_json: bool, console: Console) -> int:
-    """Tell what became of each media file.
+def run_status(context: CommandContext, states: Collection[str], as_json: bool, console: Console) -> int:
+    """Show what became of each media file.
 
     Args:
-        place: Where the pipeline is.
+        context: Where the pipeline is.
         states: Only files in these states; empty for all.
         as_json: JSON instead of a table.
-        console: Where to tell it.
+        console: Where to show it.
 
     Returns:
         The exit code: 0.
@@ -34,33 +35,41 @@ def run_status(place: Place, states: Collection[str], as_json: bool, console: Co
     Raises:
         ConfigurationError: Nothing has run here yet.
     """
-    place.require_instance()
-    from embed_pipeline.orchestration.status import counts, read_statuses
+    context.require_instance()
+    from embed_pipeline.pipeline.publish import read_statuses
 
-    with opened(place) as (blueprint, instance):
-        rows = read_statuses(instance, blueprint.names, blueprint.policy)
+    with opened(context) as (blueprint, _), blueprint.pipeline(connect=False) as pipeline:
+        rows = read_statuses(pipeline)
     chosen = [row for row in rows if not states or row.state.value in states]
     if as_json:
         document = {"counts": counts(rows), "media": [row.as_json() for row in chosen]}
         console.out(json.dumps(document, ensure_ascii=False, indent=2), highlight=False)
         return 0
     console.print(status_table(_shown(chosen, bool(states)), "What became of each media file"))
-    told = ", ".join(f"{count} {state}" for state, count in counts(rows).items() if count)
-    console.print(f"{len(rows)} media files: {told or 'none was discovered yet'}.", highlight=False)
+    words = ", ".join(f"{count} {state}" for state, count in counts(rows).items() if count)
+    console.print(f"{len(rows)} media files: {words or 'none was discovered yet'}.", highlight=False)
     if not states and len(chosen) > _LEFT_OUT_BEYOND:
         console.print("Only files that are not embedded are listed. All of them: --json, or --state embedded.")
     return 0
 
 
+def counts(rows: Sequence[MediaStatus]) -> dict[str, int]:
+    """Return how many media files are in each state; every state is named."""
+    from embed_pipeline.ledger import MediaState
+
+    found = Counter(row.state for row in rows)
+    return {state.value: found.get(state, 0) for state in MediaState}
+
+
 def _shown(rows: Sequence[MediaStatus], asked: bool) -> Sequence[MediaStatus]:
-    """Of a large library, what needs attention."""
+    """Return what needs attention of a large library."""
     if asked or len(rows) <= _LEFT_OUT_BEYOND:
         return rows
     return [row for row in rows if row.state.value not in {"embedded", "gone"}]
 
 
 def status_table(rows: Sequence[MediaStatus], title: str) -> Table:
-    """The states as a table, with sums."""
+    """Return the states as a table, with sums."""
     from embed_pipeline.media import decode_partition_key
 
     table = Table(title=title)

@@ -1,92 +1,81 @@
-"""Between a `MediaSegments` value and the bytes of its Parquet file."""
+"""Encoding of rows as bytes of Parquet files, and back.
+
+The defaults of `ParquetEncoding` are those that `benchmarks/dataset_encodings.py` measured to suit every reader.
+"""
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
-from embed_pipeline.dataset.schema import FileFacts, conform, segment_schema
-from embed_pipeline.dataset.segments import MediaSegments
-from embed_pipeline.errors import DatasetError
+from embed_pipeline.dataset.schema import DamagedFileError, FileMetadata, conform
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
     import pyarrow as pa
+    import pyarrow.parquet as pq
     from numpy.typing import NDArray
 
-    from embed_pipeline.dataset.encoding import ParquetEncoding
     from embed_pipeline.dataset.schema import Layout
 
+# Words that repeat from row to row; numbers and ids only grow with a dictionary.
+_REPEATING = [
+    "media",
+    "media_uri",
+    "fingerprint",
+    "media_type",
+    "embedding_option",
+    "embedding_scope",
+    "model_name",
+    "settings_digest",
+    "task_id",
+    "created_at",
+]
+_MAGIC = b"PAR1"
+_TRAILER_BYTES = 8
 
-def to_table(segments: MediaSegments, layout: Layout = "fixed") -> pa.Table:
-    """Turns segments into rows, sorted by option, scope and start, with the file's metadata.
+
+@dataclass(frozen=True)
+class ParquetEncoding:
+    """Layout of rows in Parquet files.
 
     Args:
-        segments: One media file's segments.
-        layout: How vectors are typed.
-
-    Returns:
-        A table of the dataset's schema; a nullable column of which the segments hold nothing is left out.
+        layout: `fixed` types vectors as fixed-size lists; `list` as plain lists, for readers such as ClickHouse that
+            cannot take the former.
+        compression: The codec of all columns.
+        compression_level: The codec's level; None is its own default.
+        byte_stream_split: Stores the bytes of vectors by significance, which makes files about 8 % smaller; not every
+            reader knows it (Spark's fast path does not).
+        row_group_rows: Rows of a row group: the least that a reader must read to get at one row.
     """
-    import numpy as np
-    import pyarrow as pa
 
-    rows = len(segments)
-    options, scopes = np.asarray(segments.embedding_option), np.asarray(segments.embedding_scope)
-    order = np.lexsort((segments.end_sec, segments.start_sec, scopes, options))
-    options, scopes = options[order], scopes[order]
-    values: dict[str, Any] = {
-        "segment_id": np.asarray(segments.segment_ids)[order],
-        "embedding_option": options,
-        "embedding_scope": scopes,
-        "segment_index": _positions(options, scopes),
-        "start_sec": segments.start_sec[order],
-        "end_sec": segments.end_sec[order],
-    }
-    constants = {
-        "media": segments.media,
-        "media_uri": segments.media_uri,
-        "fingerprint": segments.fingerprint,
-        "media_type": segments.media_type,
-        "model_name": segments.model_name,
-        "settings_digest": segments.settings_digest,
-        "task_id": segments.task_id,
-        "created_at": segments.created_at,
-    }
-    vectors = {"embedding": segments.embedding, "embedding_uncertainty": segments.embedding_uncertainty}
-    fields, columns = [], []
-    for field in segment_schema(segments.dimension, layout):
-        if field.name in constants:
-            column = pa.repeat(pa.scalar(constants[field.name], field.type), rows)
-        elif field.name in values:
-            column = pa.array(values[field.name], field.type)
-        elif (vector := vectors.get(field.name)) is not None:
-            column = _vectors(vector[order], field.type)
-        else:
-            # Several readers cannot take a column of fixed-size lists that holds nulls; none misses one that is absent.
-            continue
-        fields.append(field)
-        columns.append(column)
-    return pa.table(columns, schema=pa.schema(fields, facts_of(segments).to_metadata()))
+    layout: Layout = "fixed"
+    compression: Literal["zstd", "snappy", "gzip", "lz4", "none"] = "zstd"
+    compression_level: int | None = 1
+    byte_stream_split: bool = False
+    row_group_rows: int = 10_000
 
-
-def facts_of(segments: MediaSegments) -> FileFacts:
-    """Returns what the file of these segments says about itself."""
-    return FileFacts(
-        model=segments.model_name,
-        dimension=segments.dimension,
-        space=segments.space,
-        settings=segments.settings,
-        settings_digest=segments.settings_digest,
-        media=segments.media,
-        duration_sec=segments.duration_sec,
-    )
+    def writer_options(self) -> dict[str, Any]:
+        """Return the keyword arguments of `pyarrow.parquet.ParquetWriter` and `write_table`."""
+        options: dict[str, Any] = {
+            "compression": self.compression,
+            "use_dictionary": _REPEATING,
+            # A changed bit is found when it is read; readers that know no checksums skip them.
+            "write_page_checksum": True,
+        }
+        if self.compression_level is not None and self.compression in {"zstd", "gzip"}:
+            options["compression_level"] = self.compression_level
+        if self.byte_stream_split:
+            options["use_byte_stream_split"] = [
+                f"{name}.list.element" for name in ("embedding", "embedding_uncertainty")
+            ]
+        return options
 
 
 def encode(table: pa.Table, encoding: ParquetEncoding) -> memoryview:
-    """Writes a table to the bytes of a Parquet file."""
+    """Write a table to the bytes of a Parquet file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -95,91 +84,79 @@ def encode(table: pa.Table, encoding: ParquetEncoding) -> memoryview:
     return memoryview(sink.getvalue())
 
 
-def facts(data: bytes, path: str) -> FileFacts:
-    """Reads what the bytes of a Parquet file say about it.
-
-    Raises:
-        DatasetError: The file is damaged or not one of ours.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        metadata = pq.read_schema(pa.BufferReader(data)).metadata
-    except pa.ArrowInvalid as error:
-        raise _damaged(path, error) from None
-    return FileFacts.from_metadata(metadata, path)
-
-
 def decode(
-    data: bytes, path: str, *, columns: Sequence[str] | None = None, filters: pa.compute.Expression | None = None
-) -> tuple[pa.Table, FileFacts]:
-    """Reads the bytes of one media file's Parquet file.
+    source: pa.NativeFile,
+    path: str,
+    *,
+    columns: Sequence[str] | None = None,
+    filters: pa.compute.Expression | None = None,
+) -> tuple[pa.Table, FileMetadata]:
+    """Read the Parquet file of one media file, and verify the checksums of what is read.
 
     Args:
-        data: The whole file.
+        source: The file, opened.
         path: The file, for errors.
         columns: Columns to read; None is all.
         filters: Rows to keep; None is all.
 
     Returns:
-        The rows in the present schema, and what the file says about itself.
+        The rows in the present schema, and the file's metadata.
 
     Raises:
-        DatasetError: The file is damaged or not one of ours.
+        DamagedFileError: The file is damaged or not one of the dataset.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        source = pa.BufferReader(data)
         schema = pq.read_schema(source)
+        metadata = FileMetadata.decode(schema.metadata, path)
         wanted = None if columns is None else [name for name in columns if name in schema.names]
-        table = pq.read_table(source, columns=wanted, filters=filters)
-    except pa.ArrowInvalid as error:
-        raise _damaged(path, error) from None
-    about = FileFacts.from_metadata(schema.metadata, path)
-    return conform(table, about.dimension), about
+        table = pq.read_table(source, columns=wanted, filters=filters, page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        raise damaged(path, error) from None
+    return conform(table, metadata.dimension), metadata
 
 
-def from_table(table: pa.Table, about: FileFacts) -> MediaSegments:
-    """Turns the rows of one media file back into a value.
+def footer_bytes(end: bytes) -> int | None:
+    """Return the bytes from the start of a Parquet file's footer to the end of the file, from the file's last bytes.
 
     Args:
-        table: All rows and columns of one media file.
-        about: What its file says about itself.
+        end: At least the last eight bytes of the file.
+
+    Returns:
+        The count; None if this is not the end of a Parquet file.
     """
+    if len(end) < _TRAILER_BYTES or not end.endswith(_MAGIC):
+        return None
+    return int.from_bytes(end[-_TRAILER_BYTES : -len(_MAGIC)], "little") + _TRAILER_BYTES
 
-    def first(name: str) -> Any:
-        return table.column(name)[0].as_py()
 
-    return MediaSegments(
-        media=first("media"),
-        media_uri=first("media_uri"),
-        fingerprint=first("fingerprint"),
-        media_type=first("media_type"),
-        duration_sec=about.duration_sec,
-        embedding_option=table.column("embedding_option").to_pylist(),
-        embedding_scope=table.column("embedding_scope").to_pylist(),
-        start_sec=table.column("start_sec").to_numpy(),
-        end_sec=table.column("end_sec").to_numpy(),
-        embedding=matrix(table.column("embedding"), about.dimension),
-        embedding_uncertainty=(
-            matrix(table.column("embedding_uncertainty"), about.dimension)
-            if table.column("embedding_uncertainty").null_count == 0
-            else None
-        ),
-        model_name=first("model_name"),
-        space=about.space,
-        settings=json.loads(json.dumps(about.settings)),
-        settings_digest=first("settings_digest"),
-        task_id=first("task_id"),
-        created_at=first("created_at"),
-    )
+def parse_footer(end: bytes, path: str) -> pq.FileMetaData:
+    """Parse the footer of a Parquet file without the rest of the file.
+
+    Args:
+        end: The last bytes of the file, the whole footer among them.
+        path: The file, for the error.
+
+    Raises:
+        DamagedFileError: The footer is damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    length = footer_bytes(end)
+    if length is None or length > len(end):
+        raise damaged(path, "it does not end with a Parquet footer")
+    try:
+        # The parser wants a file; a footer behind the magic number is one of no data.
+        return pq.read_metadata(pa.BufferReader(_MAGIC + end[-length:]))
+    except (pa.ArrowException, OSError) as error:
+        raise damaged(path, error) from None
 
 
 def matrix(column: pa.ChunkedArray, dimension: int) -> NDArray[np.float32]:
-    """Views a column of vectors as one (n, dimension) float32 array; copies only where there are several chunks."""
+    """View a column of vectors as one (n, dimension) float32 array; copies only where there are several chunks."""
     import numpy as np
 
     if not len(column):
@@ -188,26 +165,11 @@ def matrix(column: pa.ChunkedArray, dimension: int) -> NDArray[np.float32]:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _vectors(vectors: NDArray[np.float32], kind: pa.DataType) -> pa.Array:
-    import numpy as np
-    import pyarrow as pa
+def damaged(path: str, problem: object) -> DamagedFileError:
+    """Return the error for a file that holds no readable rows.
 
-    rows, dimension = vectors.shape
-    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1), pa.float32())
-    if pa.types.is_fixed_size_list(kind):
-        return pa.FixedSizeListArray.from_arrays(flat, type=kind)
-    return pa.ListArray.from_arrays(pa.array(np.arange(rows + 1) * dimension, pa.int32()), flat, type=kind)
-
-
-def _positions(options: NDArray[np.str_], scopes: NDArray[np.str_]) -> NDArray[np.int32]:
-    """Counts from 0 within each run of equal option and scope; the rows are sorted by them."""
-    import numpy as np
-
-    rows = np.arange(len(options))
-    begins = np.ones(len(options), bool)
-    begins[1:] = (options[1:] != options[:-1]) | (scopes[1:] != scopes[:-1])
-    return (rows - np.maximum.accumulate(np.where(begins, rows, 0))).astype(np.int32)
-
-
-def _damaged(path: str, error: Exception) -> DatasetError:
-    return DatasetError(f"{path} is no readable Parquet file ({error}). Delete it and collect that media file again.")
+    Args:
+        path: The file.
+        problem: The damage, as a clause.
+    """
+    return DamagedFileError(f"{path} is damaged ({problem}). Delete it and collect that media file again.")

@@ -1,4 +1,4 @@
-"""Near-duplicates: pairs of segments of different media files whose vectors almost coincide."""
+"""Near-duplicates: pairs of segments of different media files with almost equal vectors."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
-from embed_pipeline.dataset import codec
-from embed_pipeline.dataset.reading import Selection, Source, stream_embeddings
-from embed_pipeline.dataset.search import PLACE_COLUMNS, Match, unit_rows
+from embed_pipeline.dataset.codec import matrix
+from embed_pipeline.dataset.reading import Selection, Source, opened, stream_embeddings
+from embed_pipeline.dataset.search import PLACE_COLUMNS, KnownValues, Match, unit_rows
 from embed_pipeline.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from embed_pipeline.dataset.store import EmbeddingDataset
+    from embed_pipeline.dataset.store import SegmentStore
 
 _BLOCK_ROWS = 2048
 
@@ -39,7 +39,7 @@ class DuplicatePair:
 
 
 def near_duplicates(
-    dataset: EmbeddingDataset | str,
+    dataset: SegmentStore | str,
     *,
     threshold: float = 0.95,
     limit: int = 1000,
@@ -47,7 +47,7 @@ def near_duplicates(
     source: Source = "auto",
     **wanted: Unpack[Selection],
 ) -> list[DuplicatePair]:
-    """Finds pairs of segments with a high cosine, exactly.
+    """Find pairs of segments with a high cosine, exactly.
 
     Only segments of the same option and scope are compared. The work grows with the square of their number: a hundred
     thousand vectors take minutes, a million hours, so compare whole media files (`scope="asset"`) where there are many.
@@ -56,23 +56,28 @@ def near_duplicates(
     Args:
         dataset: The dataset, or its root.
         threshold: The least cosine of a pair.
-        limit: How many pairs to return at most.
-        within_media: Also pairs within one media file.
-        source: What to search; see `read_embeddings`.
-        **wanted: Where to search: `media`, `option`, `scope`, `start_sec`, `end_sec`, `space`, `settings_digest`.
+        limit: The largest number of pairs to return.
+        within_media: True also finds pairs within one media file.
+        source: The rows to compare; see `read_embeddings`.
+        **wanted: Filters: `media`, `exclude_media`, `option`, `scope`, `start_sec`, `end_sec`, `space`,
+            `settings_digest`.
 
     Returns:
         The best pairs, best first.
 
     Raises:
-        DatasetError: The dataset holds several vector spaces and none is named.
+        DatasetError: The dataset holds several vector spaces and none is named, or has no such option or scope.
     """
     if not -1 <= threshold <= 1 or limit < 1:
         raise DatasetError(
             f"Near-duplicates need a threshold from -1 to 1 and a limit from 1, not {threshold}, {limit}."
         )
+    store = opened(dataset)
+    known = KnownValues(store, source, wanted)
     with tempfile.TemporaryFile(prefix="embed-pipeline-") as spool:
-        places, dimension = _spool(stream_embeddings(dataset, columns=PLACE_COLUMNS, source=source, **wanted), spool)
+        rows = stream_embeddings(store, columns=PLACE_COLUMNS, source=source, **wanted)
+        places, dimension = _spool(rows, spool, known)
+        known.refuse_unknown()
         if places is None:
             return []
         import numpy as np
@@ -87,15 +92,16 @@ def near_duplicates(
     ]
 
 
-def _spool(tables: Iterator[pa.Table], spool: Any) -> tuple[pa.Table | None, int]:
-    """Writes the vectors to a file, scaled to length 1, and returns the other columns and the dimension."""
+def _spool(tables: Iterator[pa.Table], spool: Any, known: KnownValues) -> tuple[pa.Table | None, int]:
+    """Write the vectors to a file, scaled to length 1, and return the other columns and the dimension."""
     import pyarrow as pa
 
     places = []
     dimension = 0
     for table in tables:
+        known.add(table)
         dimension = table.schema.field("embedding").type.list_size
-        spool.write(unit_rows(codec.matrix(table["embedding"], dimension)).data)
+        spool.write(unit_rows(matrix(table["embedding"], dimension)).data)
         rest = table.drop_columns(["embedding"])
         for name in ("media", "media_uri", "embedding_option", "embedding_scope"):
             rest = rest.set_column(rest.column_names.index(name), name, rest[name].dictionary_encode())
@@ -105,7 +111,7 @@ def _spool(tables: Iterator[pa.Table], spool: Any) -> tuple[pa.Table | None, int
 
 
 def _codes(places: pa.Table, *names: str) -> NDArray[np.int64]:
-    """Numbers the distinct values of some columns."""
+    """Number the distinct values of some columns."""
     import numpy as np
 
     codes = np.zeros(len(places), np.int64)

@@ -1,13 +1,15 @@
-"""The `media` table: one row per media file, which tells what became of it."""
+"""The `media` table: one row per media file with its state, error, attempts and minutes."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from embed_pipeline.dataset.store import WrittenFile
 from embed_pipeline.errors import DatasetError
+from embed_pipeline.redaction import redact, without_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -15,18 +17,18 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from embed_pipeline.dataset.store import EmbeddingDataset, WrittenFile
+    from embed_pipeline.dataset.store import SegmentStore
 
 PATH = "media.parquet"
 _BATCH_ROWS = 20_000
 
 State = Literal["unsubmitted", "processing", "embedded", "failed", "expired", "gone"]
-"""What can have become of a media file; each is in exactly one state."""
+"""State of a media file; each is in exactly one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MediaOutcome:
-    """What became of one media file.
+    """Outcome of one media file: its state and the history behind it.
 
     Args:
         media: The partition key.
@@ -35,10 +37,10 @@ class MediaOutcome:
         media_type: `audio` or `video`; None where it is not known.
         duration_sec: Its duration in seconds; None where it is not known.
         state: Its state.
-        error: Why it failed, in the platform's own words; None unless `failed` or `expired`.
-        attempts: How many embedding tasks were created for this content and these settings.
+        error: The reason of the failure, in the platform's own words; None unless `failed` or `expired`.
+        attempts: The number of embedding tasks created for this content and these settings.
         task_id: The last embedding task; None before the first.
-        segments: How many segments the dataset holds for it; None unless `embedded`.
+        segments: The number of segments that the dataset holds for it; None unless `embedded`.
         space: The vector space of those segments; None likewise.
         settings_digest: The digest of the embedding settings.
         submitted_at: When the last embedding task was created.
@@ -74,14 +76,14 @@ class MediaOutcome:
 OUTCOME_DESCRIPTIONS = {
     "media": "The media file's partition key: its path within the media library.",
     "media_uri": "Where the media file is; never holds credentials.",
-    "state": "What became of it: unsubmitted, processing, embedded, failed, expired or gone.",
+    "state": "Its state: unsubmitted, processing, embedded, failed, expired or gone.",
     "fingerprint": "The identity of its content; null where it is not known.",
     "media_type": "`audio` or `video`; null where it is not known.",
     "duration_sec": "Its duration in seconds; null where it is not known.",
-    "error": "Why it failed, in the platform's own words; null unless it failed or expired.",
-    "attempts": "How many embedding tasks were created for this content and these settings.",
+    "error": "The reason of the failure, in the platform's own words; null unless it failed or expired.",
+    "attempts": "The number of embedding tasks created for this content and these settings.",
     "task_id": "The last embedding task; null before the first.",
-    "segments": "How many segments the dataset holds for it; null unless embedded.",
+    "segments": "The number of segments that the dataset holds for it; null unless embedded.",
     "space": "The vector space of those segments; null unless embedded.",
     "settings_digest": "Digest of the embedding settings.",
     "submitted_at": "When the last embedding task was created, in UTC.",
@@ -92,7 +94,7 @@ OUTCOME_DESCRIPTIONS = {
 
 
 def outcome_schema() -> pa.Schema:
-    """Builds the Arrow schema of the `media` table, with the descriptions as field metadata."""
+    """Build the Arrow schema of the `media` table, with the descriptions as field metadata."""
     import pyarrow as pa
 
     types = dict.fromkeys(OUTCOME_DESCRIPTIONS, pa.string())
@@ -106,42 +108,43 @@ def outcome_schema() -> pa.Schema:
     )
 
 
-def write_outcomes(dataset: EmbeddingDataset, outcomes: Iterable[MediaOutcome]) -> WrittenFile:
-    """Replaces the `media` table atomically, with memory bounded by some ten thousand rows.
+def write_outcomes(store: SegmentStore, outcomes: Iterable[MediaOutcome]) -> WrittenFile:
+    """Replace the `media` table atomically, with memory bounded by some ten thousand rows.
 
     Args:
-        dataset: The dataset.
+        store: The dataset.
         outcomes: One for each media file.
 
     Returns:
-        What was written.
+        The file that was written.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from embed_pipeline.dataset.store import WrittenFile
-    from embed_pipeline.redaction import without_credentials
-
     schema = outcome_schema()
     rows = 0
     waiting = iter(outcomes)
-    with dataset.storage.publishing(PATH) as temporary:
+    with store.storage.publishing(PATH) as temporary:
         with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
             while batch := list(islice(waiting, _BATCH_ROWS)):
-                values = [
-                    {**dataclasses.asdict(outcome), "media_uri": without_credentials(outcome.media_uri)}
-                    for outcome in batch
-                ]
+                values = [_shown(outcome) for outcome in batch]
                 writer.write_table(pa.Table.from_pylist(values, schema=schema))
                 rows += len(batch)
         size = temporary.stat().st_size
-    return WrittenFile(dataset.storage.uri(PATH), PATH, rows, size)
+    return WrittenFile(store.storage.uri(PATH), PATH, rows, size)
 
 
-def read_outcomes(dataset: EmbeddingDataset) -> pa.Table:
-    """Reads the `media` table; empty before it was first written."""
+def read_outcomes(store: SegmentStore) -> pa.Table:
+    """Read the `media` table; empty before it was first written."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    data = dataset.storage.read(PATH)
+    data = store.storage.read(PATH)
     return outcome_schema().empty_table() if data is None else pq.read_table(pa.BufferReader(data))
+
+
+def _shown(outcome: MediaOutcome) -> dict[str, Any]:
+    shown = dataclasses.asdict(outcome)
+    shown["media_uri"] = without_credentials(outcome.media_uri)
+    shown["error"] = None if outcome.error is None else redact(outcome.error)
+    return shown

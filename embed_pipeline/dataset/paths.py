@@ -1,4 +1,4 @@
-"""Where things lie below the dataset's root, and how a partition key becomes a file name.
+"""Paths below the dataset's root, and file names of partition keys.
 
 A media file's segments are kept in one file, named by this rule::
 
@@ -17,7 +17,6 @@ import hashlib
 import re
 import unicodedata
 
-from embed_pipeline.dataset.segments import check_name
 from embed_pipeline.errors import DatasetError
 
 SEGMENTS = "segments"
@@ -25,20 +24,39 @@ SUFFIX = ".parquet"
 _READABLE_BYTES = 150
 _HASH_DIGITS = 16
 _ESCAPED = re.compile(r"~~|~([0-9A-F]{2})")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def check_name(field: str, name: str) -> str:
+    """Return `name` if it is safe as a part of a path (letters, digits, `.`, `_`, `-`; at most 100 characters).
+
+    Args:
+        field: What the name is of, for the error.
+        name: The name.
+
+    Raises:
+        DatasetError: It is not safe.
+    """
+    if not _NAME.fullmatch(name):
+        raise DatasetError(
+            f"{field} {name!r} cannot be part of a path: use up to 100 letters, digits, '.', '_' or '-', "
+            "beginning with a letter or a digit."
+        )
+    return name
 
 
 def segment_folder(space: str, settings_digest: str) -> str:
-    """Returns the folder, relative to the root, that holds the files of one space and settings."""
+    """Return the folder, relative to the root, that holds the files of one space and settings."""
     return f"{SEGMENTS}/space={check_name('space', space)}/settings={check_name('settings_digest', settings_digest)}"
 
 
 def segment_path(media: str, space: str, settings_digest: str) -> str:
-    """Returns the path, relative to the root, of the file that holds one media file's segments."""
+    """Return the path, relative to the root, of the file that holds one media file's segments."""
     return f"{segment_folder(space, settings_digest)}/{file_name(media)}"
 
 
 def file_name(media: str) -> str:
-    """Returns the file name of a partition key.
+    """Return the file name of a partition key.
 
     Raises:
         DatasetError: The key is empty or no valid Unicode.
@@ -62,13 +80,13 @@ def file_name(media: str) -> str:
 
 
 def media_of(name: str) -> str | None:
-    """Turns a file name back into its partition key.
+    """Turn a file name back into its partition key.
 
     Args:
         name: A file name without its folder.
 
     Returns:
-        The key, or None where the name was cut or is not one of ours: the file's metadata knows the key.
+        The key, or None where the name was cut or is not of the dataset: the file's metadata has the key.
     """
     # Some file systems hand names back decomposed.
     stem = unicodedata.normalize("NFC", name).removesuffix(SUFFIX)
@@ -88,7 +106,7 @@ def media_of(name: str) -> str | None:
 
 
 def partition_values(path: str) -> tuple[str, str] | None:
-    """Reads space and settings digest from a path below the root, or None where it is not a file of segments."""
+    """Read space and settings digest from a path below the root, or None where it is not a file of segments."""
     parts = path.split("/")
     if len(parts) != 4 or parts[0] != SEGMENTS or not parts[3].endswith(SUFFIX) or parts[3].startswith((".", "_")):
         return None

@@ -1,35 +1,36 @@
-"""Reading the dataset: filtered by media file, option, scope and time, as Arrow, pandas or a matrix."""
+"""Reading the dataset: filtered by media file, option, scope and time, as Arrow, pandas, polars or a matrix."""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from bisect import bisect_left
 from dataclasses import dataclass
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, cast, overload
 
-from embed_pipeline.dataset import codec
+from embed_pipeline.dataset.codec import matrix
 from embed_pipeline.dataset.schema import COLUMNS, conform, segment_schema
-from embed_pipeline.dataset.store import EmbeddingDataset
+from embed_pipeline.dataset.storage import prefetch
+from embed_pipeline.dataset.store import SegmentStore
+from embed_pipeline.dataset.table.snapshot import read_current
 from embed_pipeline.errors import ConfigurationError, DatasetError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     import numpy as np
     import pandas as pd
+    import polars as pl
     import pyarrow as pa
     import pyarrow.compute as pc
     from numpy.typing import NDArray
 
-    from embed_pipeline.dataset.snapshot import Snapshot, SnapshotFile
     from embed_pipeline.dataset.store import SegmentFile
+    from embed_pipeline.dataset.table.snapshot import Snapshot, SnapshotFile
 
 Source = Literal["auto", "segments", "snapshot"]
-_AT_ONCE = 8
+Form = Literal["arrow", "pandas", "polars", "matrix"]
+_FORMS = ("arrow", "pandas", "polars", "matrix")
 _GROUPS_AT_ONCE = 2
 _ATTEMPTS = 3
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 class SnapshotRetiredError(DatasetError):
@@ -40,6 +41,7 @@ class Selection(TypedDict, total=False):
     """The fields of `SegmentFilter`, as keyword arguments."""
 
     media: str | Collection[str] | None
+    exclude_media: str | Collection[str] | None
     option: str | Collection[str] | None
     scope: str | Collection[str] | None
     start_sec: float | None
@@ -50,10 +52,11 @@ class Selection(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class SegmentFilter:
-    """Which rows are wanted; None is all.
+    """Filter of rows; None selects all.
 
     Args:
         media: Partition keys.
+        exclude_media: Partition keys that are left out.
         option: Embedding options.
         scope: Embedding scopes.
         start_sec: Only segments that reach beyond this offset, in seconds.
@@ -63,6 +66,7 @@ class SegmentFilter:
     """
 
     media: str | Collection[str] | None = None
+    exclude_media: str | Collection[str] | None = None
     option: str | Collection[str] | None = None
     scope: str | Collection[str] | None = None
     start_sec: float | None = None
@@ -70,22 +74,30 @@ class SegmentFilter:
     space: str | None = None
     settings_digest: str | None = None
 
-    def expression(self) -> pc.Expression | None:
-        """Returns the filter that Parquet readers push down to row groups, or None where every row is wanted."""
+    def expression(self, *, with_media: bool = True) -> pc.Expression | None:
+        """Return the filter that Parquet readers push down to row groups, or None where every row is selected.
+
+        Args:
+            with_media: False where the files were chosen by media file already: a long list costs time in each.
+        """
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        terms = [
-            # Typed, because an empty list of wanted values would have no type of its own.
-            pc.field(column).isin(pa.array(_several(wanted), pa.string()))
-            for column, wanted in (
-                ("media", self.media),
-                ("embedding_option", self.option),
-                ("embedding_scope", self.scope),
-                ("settings_digest", self.settings_digest),
-            )
-            if wanted is not None
+        columns: list[tuple[str, str | Collection[str] | None]] = [
+            ("embedding_option", self.option),
+            ("embedding_scope", self.scope),
+            ("settings_digest", self.settings_digest),
         ]
+        if with_media:
+            columns.append(("media", self.media))
+        terms = [
+            # Typed, because an empty list of values would have no type of its own.
+            pc.field(column).isin(pa.array(several(values), pa.string()))
+            for column, values in columns
+            if values is not None
+        ]
+        if with_media and self.exclude_media is not None:
+            terms.append(~pc.field("media").isin(pa.array(several(self.exclude_media), pa.string())))
         if self.start_sec is not None:
             terms.append(pc.field("end_sec") > self.start_sec)
         if self.end_sec is not None:
@@ -100,7 +112,7 @@ class SegmentFilter:
 
 @overload
 def read_embeddings(
-    dataset: EmbeddingDataset | str,
+    dataset: SegmentStore | str,
     *,
     to: Literal["arrow"] = ...,
     columns: Collection[str] | None = ...,
@@ -110,7 +122,7 @@ def read_embeddings(
 ) -> pa.Table: ...
 @overload
 def read_embeddings(
-    dataset: EmbeddingDataset | str,
+    dataset: SegmentStore | str,
     *,
     to: Literal["pandas"],
     columns: Collection[str] | None = ...,
@@ -120,7 +132,17 @@ def read_embeddings(
 ) -> pd.DataFrame: ...
 @overload
 def read_embeddings(
-    dataset: EmbeddingDataset | str,
+    dataset: SegmentStore | str,
+    *,
+    to: Literal["polars"],
+    columns: Collection[str] | None = ...,
+    source: Source = ...,
+    mix_spaces: bool = ...,
+    **wanted: Unpack[Selection],
+) -> pl.DataFrame: ...
+@overload
+def read_embeddings(
+    dataset: SegmentStore | str,
     *,
     to: Literal["matrix"],
     columns: Collection[str] | None = ...,
@@ -129,62 +151,77 @@ def read_embeddings(
     **wanted: Unpack[Selection],
 ) -> tuple[NDArray[np.float32], pd.DataFrame]: ...
 def read_embeddings(
-    dataset: EmbeddingDataset | str,
+    dataset: SegmentStore | str,
     *,
-    to: Literal["arrow", "pandas", "matrix"] = "arrow",
+    to: Form = "arrow",
     columns: Collection[str] | None = None,
     source: Source = "auto",
     mix_spaces: bool = False,
     **wanted: Unpack[Selection],
 ) -> Any:
-    """Reads segments.
+    """Read segments.
 
     Args:
         dataset: The dataset, or its root.
-        to: `arrow` gives a `pyarrow.Table`; `pandas` a frame whose `embedding` column holds one array per row; `matrix`
-            a pair of an (n, dimension) float32 array and a frame with the other columns, row by row.
+        to: `arrow` gives a `pyarrow.Table`; `pandas` a frame whose `embedding` column holds one array per row; `polars`
+            a frame whose `embedding` column is an `Array`; `matrix` a pair of an (n, dimension) float32 array and a
+            pandas frame with the other columns, row by row.
         columns: Columns to read; None is all.
         source: `segments` reads the files of the media files as they are now; `snapshot` the compacted table as it was
             when it was last built; `auto` the snapshot where there is one.
         mix_spaces: Reads several vector spaces into one table, with a column `space` at the end. Without it a dataset
             of several spaces is refused unless `space` is given, since their vectors must not be compared.
-        **wanted: The fields of `SegmentFilter`: `media`, `option`, `scope`, `start_sec`, `end_sec`, `space`,
-            `settings_digest`.
+        **wanted: The fields of `SegmentFilter`: `media`, `exclude_media`, `option`, `scope`, `start_sec`, `end_sec`,
+            `space`, `settings_digest`.
 
     Returns:
         The rows, sorted by media file within a source, then by option, scope and start.
 
     Raises:
         DatasetError: Several vector spaces would be mixed, or a file is damaged.
-        ConfigurationError: ``to`` is none of the three.
+        ConfigurationError: `to` is none of the four, or polars is not installed.
     """
-    import pyarrow as pa
-
-    if to not in (known := ("arrow", "pandas", "matrix")):
-        raise ConfigurationError(f"Segments cannot be read to {to!r}; known are {', '.join(known)}.")
+    if to not in _FORMS:
+        raise ConfigurationError(f"Segments cannot be read to {to!r}; known are {', '.join(_FORMS)}.")
     if to == "matrix" and columns is not None:
         columns = {*columns, "embedding"}
-    batches = _read_all(dataset, columns, source, mix_spaces, wanted)
-    if not batches:
-        table = _empty(columns)
-    elif mix_spaces and len({batch.schema for batch in batches}) > 1:
-        # Vectors of several lengths only fit into one column as plain lists.
-        table = pa.concat_tables([_plain_lists(batch) for batch in batches])
-    else:
-        table = pa.concat_tables(batches)
-    if to == "arrow":
-        return table
+    table = _concatenate(_read_all(dataset, columns, source, mix_spaces, wanted), columns)
     if to == "pandas":
         return table.to_pandas()
-    dimension = getattr(table.schema.field("embedding").type, "list_size", 0)
-    if len(table) and not dimension:
-        raise DatasetError("Vectors of several lengths make no matrix: name one `space`.")
-    vectors = codec.matrix(table.column("embedding"), dimension)
-    return vectors, table.drop_columns(["embedding"]).to_pandas()
+    if to == "polars":
+        return _to_polars(table)
+    if to == "matrix":
+        dimension = getattr(table.schema.field("embedding").type, "list_size", 0)
+        if len(table) and not dimension:
+            raise DatasetError("Vectors of several lengths make no matrix: name one `space`.")
+        return matrix(table.column("embedding"), dimension), table.drop_columns(["embedding"]).to_pandas()
+    return table
+
+
+def _concatenate(batches: list[pa.Table], columns: Collection[str] | None) -> pa.Table:
+    import pyarrow as pa
+
+    if not batches:
+        empty = segment_schema(0, "list").empty_table()
+        return empty if columns is None else empty.select([name for name in empty.column_names if name in set(columns)])
+    if len({batch.schema for batch in batches}) > 1:
+        # Vectors of several lengths only fit into one column as plain lists.
+        batches = [_plain_lists(batch) for batch in batches]
+    return pa.concat_tables(batches)
+
+
+def _to_polars(table: pa.Table) -> pl.DataFrame:
+    try:
+        import polars as pl
+    except ImportError:
+        raise ConfigurationError(
+            'Reading to polars needs polars, which is not installed: `pip install "polars>=1.10"`.'
+        ) from None
+    return cast("pl.DataFrame", pl.from_arrow(table))
 
 
 def _read_all(
-    dataset: EmbeddingDataset | str,
+    dataset: SegmentStore | str,
     columns: Collection[str] | None,
     source: Source,
     mix_spaces: bool,
@@ -200,160 +237,140 @@ def _read_all(
 
 
 def stream_embeddings(
-    dataset: EmbeddingDataset | str,
+    dataset: SegmentStore | str,
     *,
     columns: Collection[str] | None = None,
     source: Source = "auto",
     mix_spaces: bool = False,
     **wanted: Unpack[Selection],
 ) -> Iterator[pa.Table]:
-    """Reads segments piece by piece, with memory bounded by a few pieces.
+    """Read segments piece by piece, with memory bounded by a few pieces.
 
     Args and errors are those of `read_embeddings`.
 
     Yields:
         Tables of at most some ten thousand rows, none empty.
     """
-    if isinstance(dataset, str):
-        dataset = EmbeddingDataset(dataset)
+    store = opened(dataset)
     names = None if columns is None else [column.name for column in COLUMNS if column.name in set(columns)]
     if columns is not None and (unknown := sorted(set(columns) - {column.name for column in COLUMNS})):
         raise DatasetError(f"The dataset has no column {', '.join(unknown)}; see column_descriptions().")
     wants = SegmentFilter(**wanted)
-    current = None if source == "segments" else dataset.snapshot()
+    current = None if source == "segments" else read_current(store.storage)
     if current is not None:
-        yield from _stream_snapshot(dataset, current, wants, names, mix_spaces=mix_spaces)
+        yield from _stream_snapshot(store, current, wants, names, mix_spaces=mix_spaces)
     elif source == "snapshot":
-        raise DatasetError(f"The dataset {dataset.root} has no snapshot yet: build embeddings_table first.")
+        raise DatasetError(f"The dataset {store.root} has no snapshot yet: build embeddings_table first.")
     else:
-        yield from _stream_segments(dataset, wants, names, mix_spaces=mix_spaces)
+        yield from _stream_segments(store, wants, names, mix_spaces=mix_spaces)
+
+
+def opened(dataset: SegmentStore | str) -> SegmentStore:
+    """Return the dataset that is named by itself or by its root."""
+    return SegmentStore(dataset) if isinstance(dataset, str) else dataset
+
+
+def spaces_of(store: SegmentStore, source: Source) -> list[str]:
+    """List the vector spaces of a source, by name."""
+    current = None if source == "segments" else read_current(store.storage)
+    return store.spaces() if current is None else current.spaces
+
+
+def several(value: str | Collection[str]) -> list[str]:
+    """Return one value or several as a sorted list without repeats."""
+    return [value] if isinstance(value, str) else sorted(set(value))
 
 
 def refuse_mixture(root: str, spaces: Iterable[str]) -> None:
-    """Refuses to read several vector spaces as one.
+    """Refuse to read several vector spaces as one.
 
     Raises:
         DatasetError: There are several.
     """
-    several = sorted(set(spaces))
-    if len(several) > 1:
+    found = sorted(set(spaces))
+    if len(found) > 1:
         raise DatasetError(
-            f"The dataset {root} holds {len(several)} vector spaces ({', '.join(several)}), whose vectors must not be "
-            f"compared. Name one, such as space={several[0]!r}, or pass mix_spaces=True."
+            f"The dataset {root} holds {len(found)} vector spaces ({', '.join(found)}), whose vectors must not be "
+            f"compared. Name one, such as space={found[0]!r}, or pass mix_spaces=True."
         )
 
 
 def _stream_segments(
-    dataset: EmbeddingDataset, wants: SegmentFilter, names: list[str] | None, *, mix_spaces: bool
+    store: SegmentStore, wants: SegmentFilter, names: list[str] | None, *, mix_spaces: bool
 ) -> Iterator[pa.Table]:
-    files = current_files(dataset, wants)
+    files = store.current_files(
+        space=wants.space,
+        settings_digest=wants.settings_digest,
+        media=None if wants.media is None else several(wants.media),
+        exclude_media=several(wants.exclude_media or ()),
+    )
     if not mix_spaces:
-        refuse_mixture(dataset.root, (file.space for file in files))
-    expression = wants.expression()
+        refuse_mixture(store.root, (file.space for file in files))
+    expression = wants.expression(with_media=False)
 
     def read(file: SegmentFile) -> pa.Table | None:
-        table = dataset.read_file(file, columns=names, filters=expression)
+        table = store.read_file(file, columns=names, filters=expression)
         if table is None:
             # Replaced by a file of another space, or deleted, since it was listed.
             return None
         table = table if names is None else table.select(names)
-        return with_space(table, file.space) if mix_spaces else table
+        return _with_space(table, file.space) if mix_spaces else table
 
-    for table in ahead(read, files):
+    for table in prefetch(read, files):
         if table is not None and len(table):
             yield table
 
 
 def _stream_snapshot(
-    dataset: EmbeddingDataset, current: Snapshot, wants: SegmentFilter, names: list[str] | None, *, mix_spaces: bool
+    store: SegmentStore, current: Snapshot, wants: SegmentFilter, names: list[str] | None, *, mix_spaces: bool
 ) -> Iterator[pa.Table]:
     import pyarrow.dataset as pads
     from pyarrow.fs import LocalFileSystem
 
-    files = [file for file in current.files if wants.space in (None, file.space) and _may_hold(file, wants)]
+    of_space = [file for file in current.files if wants.space in (None, file.space)]
     if not mix_spaces:
-        refuse_mixture(dataset.root, (file.space for file in current.files if wants.space in (None, file.space)))
-    storage, expression = dataset.storage, wants.expression()
+        refuse_mixture(store.root, (file.space for file in of_space))
+    media = None if wants.media is None else several(wants.media)
+    excluded = set(several(wants.exclude_media or ()))
+    files = [file for file in of_space if _may_hold(file, media, excluded)]
+    storage, expression = store.storage, wants.expression()
     filesystem = LocalFileSystem() if storage.is_local else storage.filesystem
     for file in files:
         dimension = int(file.space.rpartition("-")[2])
         try:
-            opened = pads.dataset(storage.full(file.path), format="parquet", filesystem=filesystem)
-            columns = None if names is None else [name for name in names if name in opened.schema.names]
+            parquet = pads.dataset(storage.full(file.path), format="parquet", filesystem=filesystem)
+            columns = None if names is None else [name for name in names if name in parquet.schema.names]
 
             def read(group: pads.Fragment, columns: list[str] | None = columns) -> pa.Table:
                 return group.to_table(columns=columns, filter=expression, use_threads=False)
 
             # Row group by row group, since a scanner would hold much of the file in advance.
-            groups = [group for whole in opened.get_fragments() for group in whole.split_by_row_group(expression)]
-            for table in ahead(read, groups, at_once=_GROUPS_AT_ONCE):
+            groups = [group for whole in parquet.get_fragments() for group in whole.split_by_row_group(expression)]
+            for table in prefetch(read, groups, concurrency=_GROUPS_AT_ONCE):
                 if len(table):
                     rows = conform(table, dimension)
                     rows = rows if names is None else rows.select(names)
-                    yield with_space(rows, file.space) if mix_spaces else rows
+                    yield _with_space(rows, file.space) if mix_spaces else rows
         except FileNotFoundError:
             raise SnapshotRetiredError(
-                f"Snapshot {current.snapshot_id} of {dataset.root} was retired while it was read; read again, "
+                f"Snapshot {current.snapshot_id} of {store.root} was retired while it was read; read again, "
                 "and keep more snapshots if this happens often."
             ) from None
 
 
-def _may_hold(file: SnapshotFile, wants: SegmentFilter) -> bool:
-    return wants.media is None or any(file.first_media <= key <= file.last_media for key in _several(wants.media))
+def _may_hold(file: SnapshotFile, media: list[str] | None, excluded: set[str]) -> bool:
+    if file.first_media == file.last_media and file.first_media in excluded:
+        return False
+    if media is None:
+        return True
+    position = bisect_left(media, file.first_media)
+    return position < len(media) and media[position] <= file.last_media
 
 
-def current_files(dataset: EmbeddingDataset, wants: SegmentFilter) -> list[SegmentFile]:
-    """Lists the files that hold what is wanted, one per media file and settings."""
-    if wants.media is None:
-        listed: Iterable[SegmentFile] = dataset.segment_files(space=wants.space, settings_digest=wants.settings_digest)
-    else:
-        listed = _files_of(dataset, wants)
-    current: dict[tuple[str, str], SegmentFile] = {}
-    for file in listed:
-        key = (file.name, file.settings_digest)
-        # Two spaces hold the same media file only after a crash; the newer one is the result.
-        if key not in current or (file.modified or 0.0) >= (current[key].modified or 0.0):
-            current[key] = file
-    return sorted(current.values(), key=lambda file: (file.name, file.settings_digest))
-
-
-def _files_of(dataset: EmbeddingDataset, wants: SegmentFilter) -> Iterator[SegmentFile]:
-    digests: Collection[str]
-    if wants.settings_digest is not None:
-        digests = [wants.settings_digest]
-    else:
-        digests = {digest for space in dataset.spaces() for digest in dataset.settings_digests(space)}
-    for media in _several(cast("str | Collection[str]", wants.media)):
-        for digest in digests:
-            for file in dataset.find(media, digest):
-                if wants.space in (None, file.space):
-                    yield file
-
-
-def ahead(work: Callable[[Item], Result], items: Iterable[Item], *, at_once: int = _AT_ONCE) -> Iterator[Result]:
-    """Maps in threads, in order, and never more than a few results ahead of who takes them."""
-    waiting = iter(items)
-    with ThreadPoolExecutor(at_once, thread_name_prefix="dataset") as pool:
-        pending = [pool.submit(work, item) for item in islice(waiting, at_once)]
-        try:
-            while pending:
-                result = pending.pop(0).result()
-                pending.extend(pool.submit(work, item) for item in islice(waiting, 1))
-                yield result
-        finally:
-            for future in pending:
-                future.cancel()
-
-
-def with_space(table: pa.Table, space: str) -> pa.Table:
-    """Adds the vector space as the last column."""
+def _with_space(table: pa.Table, space: str) -> pa.Table:
     import pyarrow as pa
 
     return table.append_column(pa.field("space", pa.string(), nullable=False), pa.repeat(space, len(table)))
-
-
-def _several(value: str | Collection[str]) -> list[str]:
-    return [value] if isinstance(value, str) else sorted(set(value))
 
 
 def _plain_lists(table: pa.Table) -> pa.Table:
@@ -364,8 +381,3 @@ def _plain_lists(table: pa.Table) -> pa.Table:
         for field in table.schema
     ]
     return table.cast(pa.schema(fields))
-
-
-def _empty(columns: Collection[str] | None) -> pa.Table:
-    table = segment_schema(0, "list").empty_table()
-    return table if columns is None else table.select([name for name in table.column_names if name in set(columns)])

@@ -1,14 +1,16 @@
-"""The contract: which columns a row of the dataset has, what each means, and how older files are brought up to it.
+"""Columns and file metadata of the dataset, and how files of older versions are brought up to them.
 
 The schema is versioned by one integer. A later version only ever adds nullable columns, so that a reader of any version
 can read files of any other: columns that a file lacks are null, columns that a reader does not know are left out. A
-nullable column of which a file would hold no value is not written.
+nullable column of which a file would hold no value is not written. Metadata keys may be added without a new version; a
+reader does without those that a file lacks.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from embed_pipeline.errors import DatasetError
@@ -20,22 +22,29 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 METRIC = "cosine"
-PREFIX = "embed_pipeline."
+METADATA_PREFIX = "embed_pipeline."
+
+KEY_COLUMNS = ("media", "segment_id")
+"""Columns that together identify a row, to upsert by; `segment_id` alone repeats in copies of a media file."""
 
 Layout = Literal["fixed", "list"]
-"""How a vector is typed: `fixed` is a fixed-size list, `list` a plain list for readers that cannot take the former."""
+"""Type of a vector: `fixed` is a fixed-size list, `list` a plain list for readers that cannot take the former."""
 
 Kind = Literal["string", "int32", "float64", "timestamp", "vector"]
 
 
+class DamagedFileError(DatasetError):
+    """A file of the dataset that was read and holds no readable rows: reading it again gives the same."""
+
+
 @dataclass(frozen=True)
 class Column:
-    """One column of the contract.
+    """One column of the schema.
 
     Args:
         name: The column's name.
         kind: Its type; `vector` is a list of `dimension` float32, `timestamp` is microseconds in UTC.
-        nullable: Whether a row may have no value.
+        nullable: True if a row may have no value.
         description: Meaning, unit and null rule, for people.
     """
 
@@ -50,7 +59,8 @@ COLUMNS: tuple[Column, ...] = (
         "segment_id",
         "string",
         False,
-        "Stable key to upsert by: a hash of content, settings, option, scope and offsets; the same for a renamed file.",
+        "Stable id: a hash of content, settings, option, scope and offsets. A copy or a renamed file has the same ids, "
+        "so rows are upserted by `media` and `segment_id` together.",
     ),
     Column("media", "string", False, "The media file's partition key: its path within the media library."),
     Column("media_uri", "string", False, "Where the media file is; never holds credentials."),
@@ -78,16 +88,16 @@ COLUMNS: tuple[Column, ...] = (
 
 
 def column_descriptions() -> dict[str, str]:
-    """Returns what each column means, by name and in the order of the columns."""
+    """Return the meaning of each column, by name and in the order of the columns."""
     return {column.name: column.description for column in COLUMNS}
 
 
 def segment_schema(dimension: int, layout: Layout = "fixed") -> pa.Schema:
-    """Builds the Arrow schema of a row, with the descriptions as field metadata.
+    """Build the Arrow schema of a row, with the descriptions as field metadata.
 
     Args:
         dimension: The number of components of a vector.
-        layout: How vectors are typed.
+        layout: The type of vectors.
 
     Returns:
         The schema without file metadata.
@@ -109,18 +119,26 @@ def segment_schema(dimension: int, layout: Layout = "fixed") -> pa.Schema:
 
 
 @dataclass(frozen=True)
-class FileFacts:
-    """What a Parquet file of the dataset says about itself in its metadata.
+class FileMetadata:
+    """Key-value metadata of a Parquet file of the dataset.
+
+    The fields from `settings_digest` to `duration_sec` describe the one media file whose segments the file holds. They
+    are empty in compacted files, and those from `media_uri` to `created_at` also in files of early releases.
 
     Args:
-        schema_version: Version of the contract that the file was written by.
-        model: What computed the vectors.
+        model: The platform's model or the emulator's engine that computed the vectors.
         dimension: The number of components of a vector.
         space: The vector space.
         settings: The canonical embedding settings; empty in compacted files, which may hold several.
-        settings_digest: Their digest; empty likewise.
-        media: The partition key of the one media file within; empty in compacted files.
-        duration_sec: That media file's duration in seconds, where known.
+        settings_digest: Their digest.
+        media: The partition key of the media file.
+        media_uri: Its place, without credentials.
+        fingerprint: The identity of its content.
+        media_type: `audio` or `video`.
+        task_id: The embedding task that made the vectors.
+        created_at: When that task was created.
+        duration_sec: The media file's duration in seconds; None where it is not known.
+        schema_version: The version of the schema that the file was written by.
     """
 
     model: str
@@ -129,11 +147,16 @@ class FileFacts:
     settings: Mapping[str, Any]
     settings_digest: str = ""
     media: str = ""
+    media_uri: str = ""
+    fingerprint: str = ""
+    media_type: str = ""
+    task_id: str = ""
+    created_at: datetime | None = None
     duration_sec: float | None = None
     schema_version: int = SCHEMA_VERSION
 
-    def to_metadata(self) -> dict[str, str]:
-        """Returns the metadata of a Parquet file, every key beginning with `embed_pipeline.`."""
+    def encode(self) -> dict[str, str]:
+        """Return the metadata as a Parquet file holds it, every key beginning with `embed_pipeline.`."""
         values = {
             "schema_version": str(self.schema_version),
             "model": self.model,
@@ -143,50 +166,63 @@ class FileFacts:
             "settings": json.dumps(self.settings, sort_keys=True) if self.settings else "",
             "settings_digest": self.settings_digest,
             "media": self.media,
+            "media_uri": self.media_uri,
+            "fingerprint": self.fingerprint,
+            "media_type": self.media_type,
+            "task_id": self.task_id,
+            "created_at": "" if self.created_at is None else self.created_at.astimezone(UTC).isoformat(),
             "duration_sec": "" if self.duration_sec is None else repr(float(self.duration_sec)),
         }
-        return {PREFIX + name: value for name, value in values.items() if value}
+        return {METADATA_PREFIX + name: value for name, value in values.items() if value}
 
     @classmethod
-    def from_metadata(cls, metadata: Mapping[bytes, bytes] | None, path: str) -> FileFacts:
-        """Reads the metadata of a Parquet file.
+    def decode(cls, metadata: Mapping[bytes, bytes] | None, path: str) -> FileMetadata:
+        """Read the metadata of a Parquet file.
 
         Args:
             metadata: The file's key-value metadata.
             path: The file, for the error.
 
         Raises:
-            DatasetError: The file was not written by this package.
+            DamagedFileError: The file was not written by this package.
         """
-        values = {key.decode(): value.decode() for key, value in (metadata or {}).items() if key != b"ARROW:schema"}
         try:
-            duration = values.get(PREFIX + "duration_sec")
+            values = {key.decode(): value.decode() for key, value in (metadata or {}).items() if key != b"ARROW:schema"}
+
+            def optional(name: str) -> str:
+                return values.get(METADATA_PREFIX + name, "")
+
             return cls(
-                schema_version=int(values[PREFIX + "schema_version"]),
-                model=values[PREFIX + "model"],
-                dimension=int(values[PREFIX + "dimension"]),
-                space=values[PREFIX + "space"],
-                settings=json.loads(values.get(PREFIX + "settings", "{}")),
-                settings_digest=values.get(PREFIX + "settings_digest", ""),
-                media=values.get(PREFIX + "media", ""),
-                duration_sec=None if duration is None else float(duration),
+                schema_version=int(values[METADATA_PREFIX + "schema_version"]),
+                model=values[METADATA_PREFIX + "model"],
+                dimension=int(values[METADATA_PREFIX + "dimension"]),
+                space=values[METADATA_PREFIX + "space"],
+                settings=json.loads(optional("settings") or "{}"),
+                settings_digest=optional("settings_digest"),
+                media=optional("media"),
+                media_uri=optional("media_uri"),
+                fingerprint=optional("fingerprint"),
+                media_type=optional("media_type"),
+                task_id=optional("task_id"),
+                created_at=datetime.fromisoformat(text) if (text := optional("created_at")) else None,
+                duration_sec=float(text) if (text := optional("duration_sec")) else None,
             )
         except (KeyError, ValueError):
-            raise DatasetError(
-                f"{path} is no file of this dataset: its metadata does not say which vectors it holds. "
+            raise DamagedFileError(
+                f"{path} is no file of this dataset: its metadata does not name the vectors it holds. "
                 "Move it out of the dataset's folder."
             ) from None
 
 
 def conform(table: pa.Table, dimension: int) -> pa.Table:
-    """Brings a table that was read, whatever its version and layout, to the present schema with fixed-size vectors.
+    """Bring a table that was read, of any version and layout, to the present schema with fixed-size vectors.
 
     Args:
         table: Rows with all or some of the columns.
         dimension: The number of components of a vector.
 
     Returns:
-        The columns that `table` has, plus every nullable column that it lacks, in the order of the contract.
+        The columns that `table` has, plus every nullable column that it lacks, in the order of the schema.
     """
     import pyarrow as pa
 

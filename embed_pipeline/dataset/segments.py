@@ -1,12 +1,15 @@
-"""One media file's segments: the value that goes into the dataset and comes out of it."""
+"""The segments of one media file: the value that is written to the dataset and read from it."""
 
 from __future__ import annotations
 
 import hashlib
-import re
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from embed_pipeline.dataset.codec import matrix
+from embed_pipeline.dataset.paths import check_name
+from embed_pipeline.dataset.schema import FileMetadata, segment_schema
 from embed_pipeline.errors import DatasetError
 from embed_pipeline.redaction import without_credentials
 
@@ -15,9 +18,11 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     import numpy as np
+    import pandas as pd
+    import pyarrow as pa
     from numpy.typing import NDArray
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+    from embed_pipeline.dataset.schema import Layout
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,15 +37,15 @@ class MediaSegments:
         media: The media file's partition key.
         media_uri: Where the media file is. Credentials and signed queries are taken out.
         fingerprint: The identity of the media file's content.
-        media_type: What kind of media file it is.
-        duration_sec: Its duration in seconds, where known.
+        media_type: `audio` or `video`.
+        duration_sec: Its duration in seconds; None where it is not known.
         embedding_option: n values such as `visual`, `audio`, `transcription` or `fused`.
         embedding_scope: n values such as `clip` or `asset`.
         start_sec: (n,) start offsets in seconds from the start of the media file.
         end_sec: (n,) end offsets in seconds; never before the start.
         embedding: (n, dimension) float32.
         embedding_uncertainty: (n, dimension) float32 where it was asked for, else None.
-        model_name: What computed the vectors: the platform's model, or the emulator's engine.
+        model_name: The platform's model or the emulator's engine that computed the vectors.
         space: The vector space, `vector_space(model_name, dimension)`.
         settings: The canonical embedding settings; must be JSON.
         settings_digest: The digest of the settings.
@@ -106,6 +111,116 @@ class MediaSegments:
             ids.append(segment_id(self.fingerprint, self.settings_digest, *row, repeat=repeat))
         return ids
 
+    @property
+    def file_metadata(self) -> FileMetadata:
+        """The metadata of the Parquet file that holds these segments."""
+        return FileMetadata(
+            model=self.model_name,
+            dimension=self.dimension,
+            space=self.space,
+            settings=self.settings,
+            settings_digest=self.settings_digest,
+            media=self.media,
+            media_uri=self.media_uri,
+            fingerprint=self.fingerprint,
+            media_type=self.media_type,
+            task_id=self.task_id,
+            created_at=self.created_at,
+            duration_sec=self.duration_sec,
+        )
+
+    def to_arrow(self, layout: Layout = "fixed") -> pa.Table:
+        """Convert to rows of the dataset's schema, sorted by option, scope and start, with the file's metadata.
+
+        Args:
+            layout: The type of vectors.
+
+        Returns:
+            One row per segment; a nullable column of which the segments hold nothing is left out.
+        """
+        import numpy as np
+        import pyarrow as pa
+
+        rows = len(self)
+        options, scopes = np.asarray(self.embedding_option), np.asarray(self.embedding_scope)
+        order = np.lexsort((self.end_sec, self.start_sec, scopes, options))
+        options, scopes = options[order], scopes[order]
+        values: dict[str, Any] = {
+            "segment_id": np.asarray(self.segment_ids)[order],
+            "embedding_option": options,
+            "embedding_scope": scopes,
+            "segment_index": _positions(options, scopes),
+            "start_sec": self.start_sec[order],
+            "end_sec": self.end_sec[order],
+        }
+        constants = {
+            "media": self.media,
+            "media_uri": self.media_uri,
+            "fingerprint": self.fingerprint,
+            "media_type": self.media_type,
+            "model_name": self.model_name,
+            "settings_digest": self.settings_digest,
+            "task_id": self.task_id,
+            "created_at": self.created_at,
+        }
+        vectors = {"embedding": self.embedding, "embedding_uncertainty": self.embedding_uncertainty}
+        fields, columns = [], []
+        for field in segment_schema(self.dimension, layout):
+            if field.name in constants:
+                column = pa.repeat(pa.scalar(constants[field.name], field.type), rows)
+            elif field.name in values:
+                column = pa.array(values[field.name], field.type)
+            elif (vector := vectors.get(field.name)) is not None:
+                column = _vectors(vector[order], field.type)
+            else:
+                # Several readers cannot take a column of fixed-size lists that holds nulls; none misses an absent one.
+                continue
+            fields.append(field)
+            columns.append(column)
+        return pa.table(columns, schema=pa.schema(fields, self.file_metadata.encode()))
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Convert to a frame of the same rows and columns as `to_arrow`; `embedding` holds one array per row."""
+        return self.to_arrow().to_pandas()
+
+    @classmethod
+    def from_arrow(cls, table: pa.Table, metadata: FileMetadata) -> MediaSegments:
+        """Convert the rows of one media file back.
+
+        Args:
+            table: All rows and columns of one media file.
+            metadata: The metadata of its Parquet file.
+
+        Raises:
+            DatasetError: There are no rows, or they do not fit together.
+        """
+        if not len(table):
+            raise DatasetError(f"The file of media file {metadata.media!r} holds not one segment.")
+
+        def first(name: str) -> Any:
+            return table.column(name)[0].as_py()
+
+        uncertainty = table.column("embedding_uncertainty")
+        return cls(
+            media=first("media"),
+            media_uri=first("media_uri"),
+            fingerprint=first("fingerprint"),
+            media_type=first("media_type"),
+            duration_sec=metadata.duration_sec,
+            embedding_option=table.column("embedding_option").to_pylist(),
+            embedding_scope=table.column("embedding_scope").to_pylist(),
+            start_sec=table.column("start_sec").to_numpy(),
+            end_sec=table.column("end_sec").to_numpy(),
+            embedding=matrix(table.column("embedding"), metadata.dimension),
+            embedding_uncertainty=matrix(uncertainty, metadata.dimension) if uncertainty.null_count == 0 else None,
+            model_name=first("model_name"),
+            space=metadata.space,
+            settings=json.loads(json.dumps(metadata.settings)),
+            settings_digest=first("settings_digest"),
+            task_id=first("task_id"),
+            created_at=first("created_at"),
+        )
+
     def _refuse(self, problem: str) -> DatasetError:
         return DatasetError(f"The segments of media file {self.media!r} cannot be stored: {problem}.")
 
@@ -170,13 +285,13 @@ class MediaSegments:
             raise self._refuse(f"{first(backwards)} ends at {end} s, before it starts at {start} s")
         for name in ("embedding", "embedding_uncertainty"):
             vectors = getattr(self, name)
-            # One pass over all numbers; the search for the culprit is only paid for when there is one.
+            # One pass over all numbers; the search for the first bad row is only paid for when there is one.
             if vectors is not None and not np.isfinite(vectors).all():
                 raise self._refuse(f"{name} of {first(~np.isfinite(vectors).all(axis=1))} is not finite")
 
 
 def vector_space(model_or_engine: str, dimension: int) -> str:
-    """Names the vector space of what computes vectors and how long they are: only such vectors may be compared.
+    """Name the vector space of a model or engine and a dimension: only vectors of one space may be compared.
 
     Args:
         model_or_engine: The platform's model, or the emulator's engine.
@@ -194,20 +309,6 @@ def vector_space(model_or_engine: str, dimension: int) -> str:
     return f"{model_or_engine}-{dimension}"
 
 
-def check_name(what: str, name: str) -> str:
-    """Returns `name` if it is safe as a part of a path (letters, digits, `.`, `_`, `-`; at most 100 characters).
-
-    Raises:
-        DatasetError: It is not.
-    """
-    if not _NAME.fullmatch(name):
-        raise DatasetError(
-            f"{what} {name!r} cannot be part of a path: use up to 100 letters, digits, '.', '_' or '-', "
-            "beginning with a letter or a digit."
-        )
-    return name
-
-
 def segment_id(
     fingerprint: str,
     settings_digest: str,
@@ -218,10 +319,11 @@ def segment_id(
     *,
     repeat: int = 0,
 ) -> str:
-    """Derives a segment's stable id, the key to upsert it by.
+    """Derive a segment's stable id.
 
-    It depends on content and settings alone, not on the media file's name: a renamed or copied media file keeps its
-    ids, and embedding the same content again under the same settings gives the same ids.
+    The id depends on content and settings alone, not on the media file's name: a renamed or copied media file keeps its
+    ids, and embedding the same content again under the same settings gives the same ids. So the key of a row is the id
+    together with the media file's partition key (`KEY_COLUMNS`).
 
     Args:
         fingerprint: The identity of the media file's content.
@@ -230,7 +332,7 @@ def segment_id(
         scope: The embedding scope.
         start_sec: Start offset in seconds; microseconds count, anything finer does not.
         end_sec: End offset in seconds, likewise.
-        repeat: How many earlier rows of the same result bear the same option, scope and offsets.
+        repeat: The number of earlier rows of the same result with the same option, scope and offsets.
 
     Returns:
         32 hexadecimal digits.
@@ -242,7 +344,7 @@ def segment_id(
 
 
 def media_fragment(uri: str, start_sec: float, end_sec: float) -> str:
-    """Links to a segment within its media file, as a W3C media fragment.
+    """Link to a segment within its media file, as a W3C media fragment.
 
     Args:
         uri: The media file's URI.
@@ -253,6 +355,27 @@ def media_fragment(uri: str, start_sec: float, end_sec: float) -> str:
         `uri#t=start,end`, such as `https://example.com/a.mp4#t=12.5,18`.
     """
     return f"{uri.partition('#')[0]}#t={_seconds(start_sec)},{_seconds(end_sec)}"
+
+
+def _positions(options: NDArray[np.str_], scopes: NDArray[np.str_]) -> NDArray[np.int32]:
+    """Count from 0 within each run of equal option and scope; the rows are sorted by them."""
+    import numpy as np
+
+    rows = np.arange(len(options))
+    begins = np.ones(len(options), bool)
+    begins[1:] = (options[1:] != options[:-1]) | (scopes[1:] != scopes[:-1])
+    return (rows - np.maximum.accumulate(np.where(begins, rows, 0))).astype(np.int32)
+
+
+def _vectors(vectors: NDArray[np.float32], kind: pa.DataType) -> pa.Array:
+    import numpy as np
+    import pyarrow as pa
+
+    rows, dimension = vectors.shape
+    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1), pa.float32())
+    if pa.types.is_fixed_size_list(kind):
+        return pa.FixedSizeListArray.from_arrays(flat, type=kind)
+    return pa.ListArray.from_arrays(pa.array(np.arange(rows + 1) * dimension, pa.int32()), flat, type=kind)
 
 
 def _seconds(value: float) -> str:

@@ -5,23 +5,33 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import stat
 import tempfile
 import uuid
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from embed_pipeline.errors import DatasetError
-from embed_pipeline.redaction import without_credentials
+from embed_pipeline.redaction import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    import pyarrow as pa
 
 TEMPORARY_PREFIX = ".writing-"
-_QUERY = re.compile(r"\?\S+")
+DEFAULT_CONCURRENCY = 8
+# A user name alone is no secret, and container@account is how Azure names a place; over HTTP it may be a token.
+_CREDENTIALS = re.compile(r"://[^/@]*:[^/@]*@|\bhttps?://[^/@]*@|(?<!file)://[^?]*\?")
+_SECRET_OPTION = re.compile(r"key|secret|token|password|passphrase|credential|connection_string|sas", re.IGNORECASE)
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -32,7 +42,7 @@ class StoredFile:
         path: Its path relative to the root.
         size_bytes: Its size.
         version: Changes whenever the file is replaced: the store's ETag or generation, else size and time of change.
-        modified: Seconds since the epoch, or None where the store does not tell.
+        modified: Seconds since the epoch; None where the store does not record it.
     """
 
     path: str
@@ -57,20 +67,17 @@ class Storage:
     root: str
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
+    def __post_init__(self) -> None:
+        refuse_credentials(self.root, "dataset root")
+
     @cached_property
     def _located(self) -> tuple[Any, str]:
         from fsspec.core import url_to_fs
 
-        # container@account is how Azure names a place; only a password makes it a credential.
-        if ":" in urlsplit(self.root).netloc.rpartition("@")[0]:
-            raise DatasetError(
-                f"The dataset root {without_credentials(self.root)!r} was given with a password in it. Leave it out, "
-                "and let the store find credentials in its usual places (environment, profile, role)."
-            )
         try:
             filesystem, base = url_to_fs(self.root, **self.options)
         except (ImportError, ValueError) as error:
-            raise DatasetError(f"The dataset root {_clean(self.root)!r} cannot be opened: {_clean(error)}") from None
+            raise DatasetError(f"The dataset root {self.root!r} cannot be opened: {self._redacted(error)}") from None
         return filesystem, base.rstrip("/") or "/"
 
     @property
@@ -80,21 +87,21 @@ class Storage:
 
     @cached_property
     def is_local(self) -> bool:
-        """Whether the root is a folder of this machine."""
+        """True if the root is a folder of this machine."""
         protocol = self.filesystem.protocol
         return "file" in ((protocol,) if isinstance(protocol, str) else protocol)
 
     def full(self, path: str) -> str:
-        """Returns the path that the file system knows a file by."""
+        """Return the path of a file within the file system."""
         return f"{self._located[1]}/{path}"
 
     def uri(self, path: str) -> str:
-        """Returns how people and other tools name a file: a plain path on a local disk, else a URL."""
+        """Return the name of a file for people and other tools: a plain path on a local disk, else a URL."""
         full = self.full(path)
         return full if self.is_local else str(self.filesystem.unstrip_protocol(full))
 
     def put(self, path: str, data: bytes | memoryview) -> None:
-        """Writes or replaces a small file atomically.
+        """Write or replace a small file atomically.
 
         Args:
             path: The file, relative to the root.
@@ -112,7 +119,7 @@ class Storage:
 
     @contextlib.contextmanager
     def publishing(self, path: str) -> Iterator[Path]:
-        """Lends a local file to write to and publishes it atomically once the block is left without an error.
+        """Lend a local file to write to and publish it atomically once the block is left without an error.
 
         Args:
             path: The file to publish, relative to the root.
@@ -143,7 +150,7 @@ class Storage:
                     self.filesystem.put_file(str(temporary), self.full(path))
 
     def read(self, path: str) -> bytes | None:
-        """Reads a whole file in one request, so that it cannot be replaced half way; None if there is none."""
+        """Read a whole file in one request, so that it cannot be replaced half way; None if there is none."""
         with self._failing("read", path):
             try:
                 data: bytes = self.filesystem.cat_file(self.full(path))
@@ -152,8 +159,59 @@ class Storage:
             return data
         return None
 
+    def read_end(self, path: str, size_bytes: int, length: int) -> bytes | None:
+        """Read the last bytes of a file in one request.
+
+        Args:
+            path: The file, relative to the root.
+            size_bytes: The file's size as it was listed.
+            length: The number of bytes, at most the size.
+
+        Returns:
+            The bytes, which are others if an object was replaced since it was listed; None if there is no such file.
+        """
+        with self._failing("read", path):
+            try:
+                if self.is_local:
+                    with Path(self.full(path)).open("rb", buffering=0) as file:
+                        size = os.fstat(file.fileno()).st_size
+                        file.seek(max(0, size - length))
+                        return file.read(length)
+                data: bytes = self.filesystem.cat_file(
+                    self.full(path), start=max(0, size_bytes - length), end=size_bytes
+                )
+            except FileNotFoundError:
+                return None
+            return data
+        return None
+
+    def open(self, path: str) -> pa.NativeFile | None:
+        """Open a file for a Parquet reader; what is read of it is of one state, even if it is replaced meanwhile.
+
+        On a local disk the reader reads the parts that it needs; from an object store the whole file comes at once.
+
+        Args:
+            path: The file, relative to the root.
+
+        Returns:
+            The file, which the caller closes; None if there is none.
+        """
+        import pyarrow as pa
+
+        if not self.is_local:
+            data = self.read(path)
+            return None if data is None else pa.BufferReader(data)
+        with self._failing("read", path):
+            try:
+                return pa.OSFile(self.full(path))
+            except FileNotFoundError:
+                return None
+        return None
+
     def info(self, path: str) -> StoredFile | None:
-        """Looks one file up; None if there is none."""
+        """Look one file up; None if there is none."""
+        if self.is_local:
+            return self._local_file(self.full(path))
         self._forget_listings()
         with self._failing("look up", path):
             try:
@@ -164,7 +222,7 @@ class Storage:
         return None
 
     def folders(self, path: str) -> list[str]:
-        """Lists the names of the folders within a folder, sorted; none if it does not exist."""
+        """List the names of the folders within a folder, sorted; none if it does not exist."""
         if self.is_local:
             with self._failing("list", path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 return sorted(entry.name for entry in os.scandir(self.full(path)) if entry.is_dir())
@@ -175,18 +233,28 @@ class Storage:
             if details["type"] == "directory"
         )
 
-    def files(self, path: str) -> list[StoredFile]:
-        """Lists the files directly within a folder, sorted by path; none if it does not exist."""
-        return sorted(
-            (self._stored(details) for details in self._listing(path) if details["type"] == "file"),
-            key=lambda file: file.path,
-        )
+    def files(self, path: str) -> Iterator[StoredFile]:
+        """List the files directly within a folder, sorted by path; none if it does not exist.
+
+        The names come from one listing. On a local disk a file's size and time are looked up when its turn comes, and a
+        file that is gone by then is left out.
+        """
+        if self.is_local:
+            folder = self.full(path)
+            for name in self._local_names(path):
+                if (stored := self._local_file(f"{folder}/{name}")) is not None:
+                    yield stored
+            return
+        listed = [details for details in self._listing(path) if details["type"] == "file"]
+        listed.sort(key=lambda details: str(details["name"]))
+        for details in listed:
+            yield self._stored(details)
 
     def remove(self, path: str) -> bool:
-        """Removes a file.
+        """Remove a file.
 
         Returns:
-            Whether there was one.
+            True if there was one.
         """
         with self._failing("remove", path):
             try:
@@ -194,6 +262,26 @@ class Storage:
             except FileNotFoundError:
                 return False
         return True
+
+    def _local_names(self, path: str) -> list[str]:
+        with self._failing("list", path):
+            try:
+                with os.scandir(self.full(path)) as entries:
+                    return sorted(entry.name for entry in entries)
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+        return []
+
+    def _local_file(self, full: str) -> StoredFile | None:
+        with self._failing("look up", full.removeprefix(self._located[1]).lstrip("/")):
+            try:
+                found = os.stat(full)  # noqa: PTH116 - a path object per file would double the time of a listing
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            if not stat.S_ISREG(found.st_mode):
+                return None
+            return self._stored({"name": full, "size": found.st_size, "mtime": found.st_mtime, "ino": found.st_ino})
+        return None
 
     def _listing(self, path: str) -> list[dict[str, Any]]:
         self._forget_listings()
@@ -218,7 +306,7 @@ class Storage:
         identity = next((str(details[key]) for key in ("ETag", "etag", "generation") if details.get(key)), None)
         if identity is None:
             # A renamed temporary file brings a new inode, so two writes within one clock tick still differ.
-            identity = f"{modified}-{details.get('ino', '')}"
+            identity = f"{seconds}-{details.get('ino', '')}"
         path = str(details["name"]).removeprefix(self._located[1]).lstrip("/")
         return StoredFile(
             path=path,
@@ -240,7 +328,62 @@ class Storage:
                 "builtins",
             }:
                 raise
-            raise DatasetError(f"Cannot {verb} {self.uri(path)}: {type(error).__name__}: {_clean(error)}") from None
+            raise DatasetError(
+                f"Cannot {verb} {self.uri(path)}: {type(error).__name__}: {self._redacted(error)}"
+            ) from None
+
+    def _redacted(self, error: object) -> str:
+        return redact(str(error), *_secrets(self.options))
+
+
+def refuse_credentials(url: str, name: str) -> None:
+    """Refuse a URL that holds a password, a token or a query, which may be a signature.
+
+    Args:
+        url: A URL or a local path.
+        name: The setting that it is, for the error.
+
+    Raises:
+        DatasetError: The URL holds one; the message does not.
+    """
+    if _CREDENTIALS.search(url):
+        raise DatasetError(
+            f"The {name} {redact(url)!r} was given with a password, a token or a query in it. Leave it out, and let "
+            "the store find credentials in its usual places (environment, profile, role)."
+        )
+
+
+def prefetch(
+    work: Callable[[Item], Result], items: Iterable[Item], *, concurrency: int = DEFAULT_CONCURRENCY
+) -> Iterator[Result]:
+    """Map in threads, in order, and never more than a few results ahead of the consumer.
+
+    Args:
+        work: The function.
+        items: Its arguments; taken as they are needed.
+        concurrency: The number of calls at once, and of results that wait.
+    """
+    waiting = iter(items)
+    with ThreadPoolExecutor(concurrency, thread_name_prefix="dataset") as pool:
+        pending = deque(pool.submit(work, item) for item in islice(waiting, concurrency))
+        try:
+            while pending:
+                result = pending.popleft().result()
+                pending.extend(pool.submit(work, item) for item in islice(waiting, 1))
+                yield result
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def _secrets(options: Mapping[str, Any]) -> list[str]:
+    found: list[str] = []
+    for name, value in options.items():
+        if isinstance(value, str) and _SECRET_OPTION.search(name):
+            found.append(value)
+        elif isinstance(value, dict):
+            found += _secrets(value)
+    return found
 
 
 def _sync(path: Path) -> None:
@@ -249,8 +392,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _clean(text: object) -> str:
-    """Takes queries out of a message: they may be signed."""
-    return _QUERY.sub("?…", str(text))

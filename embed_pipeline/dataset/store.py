@@ -1,38 +1,42 @@
-"""The dataset: one immutable Parquet file per media file and settings, replaced atomically."""
+"""The files of segments: one immutable Parquet file per media file and settings, replaced atomically."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from embed_pipeline.dataset import codec, ownership, paths
-from embed_pipeline.dataset.encoding import ParquetEncoding
-from embed_pipeline.dataset.storage import Storage
+from embed_pipeline.dataset import codec, paths
+from embed_pipeline.dataset.codec import ParquetEncoding
+from embed_pipeline.dataset.schema import FileMetadata
+from embed_pipeline.dataset.segments import MediaSegments
+from embed_pipeline.dataset.storage import Storage, prefetch, refuse_credentials
+from embed_pipeline.errors import DatasetError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
-    from datetime import datetime
 
     import pyarrow as pa
     import pyarrow.compute as pc
+    import pyarrow.parquet as pq
 
-    from embed_pipeline.dataset.outcomes import MediaOutcome
-    from embed_pipeline.dataset.segments import MediaSegments
-    from embed_pipeline.dataset.snapshot import Snapshot
     from embed_pipeline.dataset.storage import StoredFile
+
+# A footer is 6 to 8 KB; one that is longer takes a second request.
+_FOOTER_BYTES = 16 * 1024
+# Beyond so many lookups of single files one listing of everything is cheaper.
+_LOOKUPS_AT_MOST = 100
 
 
 @dataclass(frozen=True)
 class WrittenFile:
-    """What writing one media file's segments left behind.
+    """A file that was written.
 
     Args:
         uri: The Parquet file: a plain path on a local disk, else a URL.
         path: The same, relative to the root.
-        rows: How many segments it holds.
+        rows: The number of rows.
         size_bytes: Its size.
         replaced: Files of other vector spaces that held this media file under the same settings and were removed.
     """
@@ -46,7 +50,7 @@ class WrittenFile:
 
 @dataclass(frozen=True)
 class SegmentFile:
-    """A file of segments that is in the dataset.
+    """A file of segments, as a listing shows it.
 
     Args:
         path: The Parquet file, relative to the root.
@@ -55,7 +59,7 @@ class SegmentFile:
         settings_digest: The settings they were made under.
         size_bytes: The file's size.
         version: Changes whenever the file is replaced.
-        modified: When it was written, in seconds since the epoch, where the store tells.
+        modified: When it was written, in seconds since the epoch; None where the store does not record it.
     """
 
     path: str
@@ -73,7 +77,7 @@ class SegmentFile:
 
 
 @dataclass(frozen=True)
-class EmbeddingDataset:
+class SegmentStore:
     """The segments of a media library, kept as Parquet below one root.
 
     Any number of processes may write different media files and read at the same time. Two that write the same media
@@ -82,31 +86,27 @@ class EmbeddingDataset:
     Args:
         root: A local path, or a URL that fsspec understands, such as `s3://bucket/prefix`.
         storage_options: Passed to the file system; credentials are better left to the store's own usual means.
-        encoding: How rows are laid out in the files.
+        encoding: Layout of rows in the files.
+
+    Raises:
+        DatasetError: The root has a password in it.
     """
 
     root: str
     storage_options: Mapping[str, Any] | None = field(default=None, repr=False)
     encoding: ParquetEncoding = field(default_factory=ParquetEncoding)
 
+    def __post_init__(self) -> None:
+        # Refused before anything can show it.
+        refuse_credentials(self.root, "dataset root")
+
     @cached_property
     def storage(self) -> Storage:
         """The files below the root."""
         return Storage(self.root, dict(self.storage_options or {}))
 
-    def claim(self, pipeline: str) -> None:
-        """Makes sure that the dataset is this pipeline's own, before anything is written; the first to come has it.
-
-        Args:
-            pipeline: The pipeline's name; empty for the one without.
-
-        Raises:
-            DatasetError: It is another pipeline's.
-        """
-        ownership.claim(self.storage, pipeline)
-
     def write(self, segments: MediaSegments) -> WrittenFile:
-        """Writes one media file's segments, in place of those that are there for it under the same settings.
+        """Write one media file's segments, in place of those that are there for it under the same settings.
 
         The new file is in place before one of another vector space is removed, so a crash never leaves nothing.
 
@@ -114,10 +114,10 @@ class EmbeddingDataset:
             segments: The segments.
 
         Raises:
-            DatasetError: The file could not be written; what was there before still is.
+            DatasetError: The file could not be written; the one that was there before still is.
         """
         path = paths.segment_path(segments.media, segments.space, segments.settings_digest)
-        data = codec.encode(codec.to_table(segments, self.encoding.layout), self.encoding)
+        data = codec.encode(segments.to_arrow(self.encoding.layout), self.encoding)
         self.storage.put(path, data)
         replaced = []
         for space in self.spaces():
@@ -131,7 +131,7 @@ class EmbeddingDataset:
         return WrittenFile(self.storage.uri(path), path, len(segments), len(data), tuple(replaced))
 
     def find(self, media: str, settings_digest: str) -> list[SegmentFile]:
-        """Finds the files that hold one media file under one set of settings, newest first.
+        """Find the files that hold one media file under one set of settings, newest first.
 
         There is at most one, except after a crash between writing a file of a new vector space and removing the old.
 
@@ -151,8 +151,21 @@ class EmbeddingDataset:
                 break
         return sorted(found, key=lambda file: file.modified or 0.0, reverse=True)
 
+    def file_at(self, path: str) -> SegmentFile | None:
+        """Look up a file of segments.
+
+        Args:
+            path: The file, relative to the root.
+
+        Returns:
+            The file; None if there is none, or if files of segments do not lie there.
+        """
+        values = paths.partition_values(path)
+        stored = None if values is None else self.storage.info(path)
+        return None if values is None or stored is None else self._segment_file(stored, *values)
+
     def read_media(self, media: str, settings_digest: str) -> MediaSegments | None:
-        """Reads one media file's segments.
+        """Read one media file's segments.
 
         Args:
             media: The partition key.
@@ -168,22 +181,22 @@ class EmbeddingDataset:
         for _ in range(2):
             files = self.find(media, settings_digest)
             for file in files:
-                data = self.storage.read(file.path)
-                if data is not None:
-                    return codec.from_table(*codec.decode(data, file.uri))
+                decoded = self.read_path(file.path)
+                if decoded is not None:
+                    return MediaSegments.from_arrow(*decoded)
             if not files:
                 break
         return None
 
     def delete(self, media: str, settings_digest: str | None = None) -> int:
-        """Deletes one media file's segments.
+        """Delete one media file's segments.
 
         Args:
             media: The partition key.
             settings_digest: Delete those of these settings only; None deletes all.
 
         Returns:
-            How many files were deleted.
+            The number of files that were deleted.
         """
         return sum(
             self.storage.remove(paths.segment_path(media, space, digest))
@@ -192,7 +205,7 @@ class EmbeddingDataset:
         )
 
     def copy_media(self, source: str, target: str, target_uri: str, settings_digest: str) -> WrittenFile | None:
-        """Gives one media file's segments to another media file of the same content, such as a renamed one.
+        """Copy one media file's segments to another media file of the same content, such as a renamed one.
 
         Args:
             source: The partition key that has segments.
@@ -201,7 +214,7 @@ class EmbeddingDataset:
             settings_digest: The digest of the embedding settings.
 
         Returns:
-            What was written; None if the source has no segments. The source keeps its own.
+            The file that was written; None if the source has no segments. The source keeps its own.
         """
         segments = self.read_media(source, settings_digest)
         if segments is None:
@@ -209,7 +222,7 @@ class EmbeddingDataset:
         return self.write(dataclasses.replace(segments, media=target, media_uri=target_uri))
 
     def media(self, settings_digest: str) -> Iterator[str]:
-        """Lists the partition keys that have segments under one set of settings, each once, in no useful order."""
+        """List the partition keys that have segments under one set of settings, each once, in no useful order."""
         seen: set[str] = set()
         for file in self.segment_files(settings_digest=settings_digest):
             if file.name not in seen:
@@ -219,13 +232,13 @@ class EmbeddingDataset:
                     yield key
 
     def spaces(self) -> list[str]:
-        """Lists the vector spaces that have segments, by name."""
+        """List the vector spaces that have segments, by name."""
         return [
             name.removeprefix("space=") for name in self.storage.folders(paths.SEGMENTS) if name.startswith("space=")
         ]
 
     def settings_digests(self, space: str) -> list[str]:
-        """Lists the settings that have segments in a vector space, by digest."""
+        """List the settings that have segments in a vector space, by digest."""
         return [
             name.removeprefix("settings=")
             for name in self.storage.folders(f"{paths.SEGMENTS}/space={space}")
@@ -233,7 +246,7 @@ class EmbeddingDataset:
         ]
 
     def segment_files(self, *, space: str | None = None, settings_digest: str | None = None) -> Iterator[SegmentFile]:
-        """Lists the files of segments, by space, settings and name.
+        """List the files of segments, by space, settings and name, with one listing for each folder.
 
         Args:
             space: Only those of this vector space.
@@ -245,23 +258,55 @@ class EmbeddingDataset:
                     if paths.partition_values(stored.path) is not None:
                         yield self._segment_file(stored, each, digest)
 
+    def current_files(
+        self,
+        *,
+        space: str | None = None,
+        settings_digest: str | None = None,
+        media: Collection[str] | None = None,
+        exclude_media: Collection[str] = (),
+    ) -> list[SegmentFile]:
+        """List the files that hold the results as they are now, one per media file and settings, by name.
+
+        Args:
+            space: Only those of this vector space.
+            settings_digest: Only those of these settings.
+            media: Only those of these partition keys; few are looked up one by one, without a listing of all files.
+            exclude_media: None of these partition keys.
+        """
+        excluded = {paths.file_name(key) for key in exclude_media}
+        if media is None:
+            listed: Iterable[SegmentFile] = self.segment_files(space=space, settings_digest=settings_digest)
+        else:
+            listed = self._files_of(media, space, settings_digest)
+        current: dict[tuple[str, str], SegmentFile] = {}
+        for file in listed:
+            if file.name in excluded:
+                continue
+            key = (file.name, file.settings_digest)
+            # Two spaces hold the same media file only after a crash; the newer one is the result.
+            if key not in current or (file.modified or 0.0) >= (current[key].modified or 0.0):
+                current[key] = file
+        return sorted(current.values(), key=lambda file: (file.name, file.settings_digest))
+
     def media_of(self, file: SegmentFile) -> str | None:
-        """Tells whose segments a file holds: from its name, or from its metadata where the name was cut.
+        """Return the partition key of a file: from its name, or from its metadata where the name was cut.
 
         Returns:
             The partition key; None if the file is gone.
+
+        Raises:
+            DatasetError: The name was cut, and the file is damaged.
         """
         key = paths.media_of(file.name)
-        if key is None:
-            data = self.storage.read(file.path)
-            if data is not None:
-                key = codec.facts(data, file.uri).media
+        if key is None and (footer := self.read_footer(file)) is not None:
+            key = FileMetadata.decode(footer.metadata, file.uri).media
         return key
 
     def read_file(
         self, file: SegmentFile, *, columns: list[str] | None = None, filters: pc.Expression | None = None
     ) -> pa.Table | None:
-        """Reads rows of one file of segments.
+        """Read rows of one file of segments.
 
         Args:
             file: The file.
@@ -270,69 +315,69 @@ class EmbeddingDataset:
 
         Returns:
             The rows in the present schema; None if the file is gone.
+
+        Raises:
+            DatasetError: The file is damaged.
         """
-        data = self.storage.read(file.path)
-        return None if data is None else codec.decode(data, file.uri, columns=columns, filters=filters)[0]
+        decoded = self.read_path(file.path, columns=columns, filters=filters)
+        return None if decoded is None else decoded[0]
 
-    def compact(
-        self,
-        *,
-        keys: Collection[str] | Mapping[str, str] | None = None,
-        settings_digest: str | None = None,
-        retain: int = 3,
-        target_bytes: int | None = None,
-    ) -> Snapshot:
-        """Builds the next snapshot of `embeddings_table`; see `embed_pipeline.dataset.compaction.compact`."""
-        from embed_pipeline.dataset import compaction
+    def read_path(
+        self, path: str, *, columns: list[str] | None = None, filters: pc.Expression | None = None
+    ) -> tuple[pa.Table, FileMetadata] | None:
+        """Read rows of the file of segments at a path, and its metadata; see `read_file`."""
+        source = self.storage.open(path)
+        if source is None:
+            return None
+        with source:
+            return codec.decode(source, self.storage.uri(path), columns=columns, filters=filters)
 
-        return compaction.compact(
-            self,
-            keys=keys,
-            settings_digest=settings_digest,
-            retain=retain,
-            target_bytes=target_bytes or compaction.TARGET_BYTES,
-        )
+    def read_footer(self, file: SegmentFile) -> pq.FileMetaData | None:
+        """Read the footer of a file of segments, and nothing else of it.
 
-    def snapshot(self) -> Snapshot | None:
-        """Returns the current snapshot of `embeddings_table`; None before the first compaction."""
-        from embed_pipeline.dataset.snapshot import read_current
+        Args:
+            file: The file as it was listed.
 
-        return read_current(self.storage)
+        Returns:
+            The footer: rows, row groups and metadata; None if the file is gone.
 
-    def snapshots(self) -> list[Snapshot]:
-        """Returns the snapshots that are kept, oldest first."""
-        from embed_pipeline.dataset.snapshot import read_kept
+        Raises:
+            DatasetError: The file cannot be read, or is damaged.
+        """
+        size, length = file.size_bytes, _FOOTER_BYTES
+        while True:
+            try:
+                end = self.storage.read_end(file.path, size, length)
+                if end is None:
+                    return None
+                needed = codec.footer_bytes(end)
+                if needed is None or not length < needed <= size:
+                    return codec.parse_footer(end, file.uri)
+                length = needed
+            except DatasetError:
+                # An object that was replaced since it was listed has another size, so this was not its end.
+                stored = self.storage.info(file.path)
+                if stored is None:
+                    return None
+                if stored.size_bytes == size:
+                    raise
+                size = stored.size_bytes
 
-        return read_kept(self.storage)
-
-    def snapshot_uris(self) -> list[str]:
-        """Returns the files of the current snapshot, to hand to other tools; none before the first compaction."""
-        current = self.snapshot()
-        return [] if current is None else [self.storage.uri(file.path) for file in current.files]
-
-    def rollback(self, snapshot_id: str) -> Snapshot:
-        """Makes an earlier snapshot the current one again; see `embed_pipeline.dataset.compaction.rollback`."""
-        from embed_pipeline.dataset.compaction import rollback
-
-        return rollback(self, snapshot_id)
-
-    def write_outcomes(self, outcomes: Iterable[MediaOutcome]) -> WrittenFile:
-        """Replaces the `media` table; see `embed_pipeline.dataset.outcomes.write_outcomes`."""
-        from embed_pipeline.dataset.outcomes import write_outcomes
-
-        return write_outcomes(self, outcomes)
-
-    def read_outcomes(self) -> pa.Table:
-        """Reads the `media` table; empty before it was first written."""
-        from embed_pipeline.dataset.outcomes import read_outcomes
-
-        return read_outcomes(self)
-
-    def sweep(self, *, older_than: timedelta = timedelta(hours=24), now: datetime | None = None) -> list[str]:
-        """Removes what crashes left behind; see `embed_pipeline.dataset.sweeping.sweep`."""
-        from embed_pipeline.dataset.sweeping import sweep
-
-        return sweep(self, older_than=older_than, now=now)
+    def _files_of(
+        self, media: Collection[str], space: str | None, settings_digest: str | None
+    ) -> Iterator[SegmentFile]:
+        if settings_digest is not None:
+            digests = {settings_digest}
+        else:
+            digests = {digest for each in self.spaces() for digest in self.settings_digests(each)}
+        if len(media) * len(digests) > _LOOKUPS_AT_MOST:
+            names = {paths.file_name(key) for key in media}
+            listed = self.segment_files(space=space, settings_digest=settings_digest)
+            yield from (file for file in listed if file.name in names)
+            return
+        lookups = [(key, digest) for key in sorted(media) for digest in sorted(digests)]
+        for files in prefetch(lambda lookup: self.find(*lookup), lookups):
+            yield from (file for file in files if space in (None, file.space))
 
     def _segment_file(self, stored: StoredFile, space: str, settings_digest: str) -> SegmentFile:
         return SegmentFile(

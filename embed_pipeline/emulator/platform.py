@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import tempfile
@@ -12,12 +11,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from embed_pipeline.emulator.control.faults import FaultPlan
-from embed_pipeline.emulator.rules.bounds import known_fault
 from embed_pipeline.emulator.rules.rate_limits import RateLimiter, limits_of
 from embed_pipeline.emulator.rules.refusal import Refusal
-from embed_pipeline.emulator.rules.request import AcceptedRequest
-from embed_pipeline.emulator.rules.tokens import usage_of
-from embed_pipeline.emulator.rules.urls import below_root
 from embed_pipeline.emulator.settings import EmulatorSettings
 from embed_pipeline.emulator.state.assets import AssetStore
 from embed_pipeline.emulator.state.bodies import ResultBodies
@@ -27,9 +22,9 @@ from embed_pipeline.emulator.state.journal import Journal
 from embed_pipeline.emulator.state.results import EmbeddingResult
 from embed_pipeline.emulator.state.tasks import Task, TaskStore
 from embed_pipeline.emulator.state.uploads import Uploads
-from embed_pipeline.emulator.work.compute import Compute, compute_for, reads_sources
+from embed_pipeline.emulator.work.compute import Compute, compute_for
+from embed_pipeline.emulator.work.creation import Creation
 from embed_pipeline.emulator.work.intake import AssetIntake
-from embed_pipeline.emulator.work.probe import UnreadableMediaError, read_header_isolated
 from embed_pipeline.emulator.work.queries import SyncEmbedder
 from embed_pipeline.emulator.work.upkeep import Upkeep
 from embed_pipeline.emulator.work.workers import Workers, embedded_seconds
@@ -54,7 +49,7 @@ class Platform:
         if settings.media_root is not None and not settings.media_root.is_dir():
             raise ConfigurationError(f"The media root {settings.media_root} is not a folder; name one that exists.")
         self.settings = settings
-        self.clock = clock or Clock()
+        self.clock = clock or Clock(skew_sec=settings.clock_skew_sec)
         self._temporary = settings.state is None
         self.folder = Path(tempfile.mkdtemp(prefix="embed-emulator-")) if settings.state is None else settings.state
         self._lock = _lock(self.folder)
@@ -95,6 +90,8 @@ class Platform:
         )
 
         self.give_back = self._database.give_back
+        self.creation = Creation(self)
+        self.clock.listeners.append(self.creation.create_due)
         self.upkeep = Upkeep(self)
 
     def start(self) -> None:
@@ -123,34 +120,6 @@ class Platform:
         ready = asset is not None and asset.status(self.clock.now()) == "ready"
         return self.assets.path(asset_id) if ready else None
 
-    def check_limits(self, request: AcceptedRequest, *, field: str) -> None:
-        """Refuse media that what is known at creation shows to be outside the platform's bounds.
-
-        Args:
-            request: What was asked for.
-            field: The path of the request's source.
-
-        Raises:
-            Refusal: With the code of the bound, such as `video_resolution_too_low`.
-        """
-        if not reads_sources(self.settings):
-            return
-        fault, asset = None, self.assets.get(request.source) if request.source_kind == "asset" else None
-        if asset is not None:
-            header = json.loads(asset.technical or "{}")
-            pixels = header.get("video_width"), header.get("video_height")
-            fault = known_fault(self.settings, request.input_type, asset.duration, asset.size, pixels)
-        elif request.source.startswith("file:") and self.settings.switches.source_check == "create" and request.timed:
-            path = below_root(request.source, self.settings.media_root or Path("/"))
-            try:
-                found = read_header_isolated(path)
-            except UnreadableMediaError as error:
-                raise Refusal(f"{field}: {error}", field, code="video_file_broken") from None
-            size, pixels = path.stat().st_size, (found.width, found.height)
-            fault = known_fault(self.settings, request.input_type, found.duration_sec, size, pixels)
-        if fault is not None:
-            raise Refusal(f"{field}: {fault.message}.", field, code=fault.code)
-
     def asset_filename(self, asset_id: str, *, field: str) -> str:
         """Return the file name of an asset that a request names.
 
@@ -176,33 +145,6 @@ class Platform:
         self.limiter.media(seconds, now)
         if usage is not None:
             self.limiter.tokens(sum(usage["input_tokens"].values()), now)
-
-    def count_media(self, request: AcceptedRequest) -> bool:
-        """Count a new task's media and tokens against the limits, where its length can be told before it is fetched.
-
-        Returns:
-            Whether it was counted; otherwise it is when the task is done.
-        """
-        if not self.limiter.counts_media or not request.timed:
-            return False
-        seconds = self._known_duration(request)
-        if seconds is not None:
-            embedded = embedded_seconds(request, seconds)
-            self.count(embedded, usage_of(request, embedded))
-        return seconds is not None
-
-    def _known_duration(self, request: AcceptedRequest) -> float | None:
-        if not reads_sources(self.settings):
-            return self.settings.instant_duration_sec
-        if request.source_kind == "asset":
-            asset = self.assets.get(request.source)
-            return None if asset is None else asset.duration
-        if request.source.startswith("file:") and self.settings.media_root is not None:
-            try:
-                return read_header_isolated(below_root(request.source, self.settings.media_root)).duration_sec
-            except (Refusal, UnreadableMediaError):
-                return None
-        return None
 
 
 def _lock(folder: Path) -> IO[str]:

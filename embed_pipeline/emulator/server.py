@@ -176,11 +176,13 @@ def _server(platform: Platform) -> uvicorn.Server:
     from embed_pipeline.emulator.api.app import build_app
 
     # The access log would hold ids and queries; the journal tells what was asked.
+    settings = platform.settings
     config = uvicorn.Config(
-        build_app(platform),
+        build_app(platform, hosts={host.lower() for host in (settings.host, *settings.allowed_hosts)}),
         log_level="warning",
         access_log=False,
         lifespan="off",
+        date_header=False,
         timeout_graceful_shutdown=5,
         timeout_keep_alive=75,
     )
@@ -207,6 +209,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _serve(settings: EmulatorSettings) -> int:
     from embed_pipeline.emulator.platform import Platform
 
+    ended = threading.Event()
+    server: uvicorn.Server | None = None
+
+    def end(*_: object) -> None:
+        ended.set()
+        if server is not None:
+            server.should_exit = True
+
+    # Whoever started this process may have had its signals ignored or blocked: both are inherited. Uvicorn raises a
+    # signal again once it has shut down in order; here it has done its work by then.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         listener = listen(settings.host, settings.port)
@@ -216,12 +231,10 @@ def _serve(settings: EmulatorSettings) -> int:
     server = _server(platform)
     announced = threading.Thread(target=_announce, args=(server, origin_of(listener)), daemon=True)
     try:
-        # Uvicorn raises a signal again once it has shut down in order; here it has done its work by then.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: setattr(server, "should_exit", True))
-        platform.start()
-        announced.start()
-        server.run([listener])
+        if not ended.is_set():
+            platform.start()
+            announced.start()
+            server.run([listener])
     finally:
         platform.close()
         if "embed_pipeline.emulator.engine" in sys.modules:
@@ -243,6 +256,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=0, help="port to listen on; 0 takes a free one (default)")
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="further name it is reached by; may be repeated",
+    )
     parser.add_argument("--state", type=Path, help="folder that keeps tasks and results (default: none are kept)")
     parser.add_argument("--media-root", type=Path, help="folder below which file:// sources may lie")
     parser.add_argument("--ready-after", type=float, default=0.0, metavar="SECONDS", help="least time in processing")
@@ -259,6 +279,9 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME=VALUE",
         help="how to take an open question, such as error_shape=flat; may be repeated",
+    )
+    parser.add_argument(
+        "--clock-skew", type=float, default=0.0, metavar="SECONDS", help="how far the platform's clock is ahead"
     )
     parser.add_argument("--api-key", help="the only key to accept (default: any that is not empty)")
     parser.add_argument(
@@ -280,6 +303,7 @@ def _settings(arguments: argparse.Namespace) -> EmulatorSettings:
     return EmulatorSettings(
         host=arguments.host,
         port=arguments.port,
+        allowed_hosts=tuple(arguments.allow_host),
         state=arguments.state,
         media_root=arguments.media_root,
         api_key=arguments.api_key,
@@ -288,6 +312,7 @@ def _settings(arguments: argparse.Namespace) -> EmulatorSettings:
         workers=arguments.workers,
         allow_private_sources=arguments.allow_private_sources,
         plan=arguments.plan,
+        clock_skew_sec=arguments.clock_skew,
         faults=faults,
         fault_seed=seed,
         switches=read_switches(arguments.switch),

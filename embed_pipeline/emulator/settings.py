@@ -20,7 +20,8 @@ class Sizes:
         base64_media: The largest media file inside a request, decoded.
         direct_upload: The largest file of a direct upload.
         multipart_upload: The largest file of a multipart upload.
-        fetched: The largest media file read from a URL, or from disk.
+        fetched: The largest media file read from a URL, or from disk; of video in particular.
+        audio: The largest audio file read from a URL, or from disk.
         image: The largest image, from wherever it comes.
         chunk: The size of a chunk of a multipart upload.
         bodies: What the JSON of finished results may take on disk, beside their vectors. It is written anew where it
@@ -32,13 +33,14 @@ class Sizes:
     direct_upload: int = 200 * 1024**2
     multipart_upload: int = 10 * 1024**3
     fetched: int = 4 * 1024**3
+    audio: int = 2 * 1024**3
     image: int = 32 * 1024**2
     chunk: int = 5 * 1024**2
     bodies: int = 1024**3
 
     def of_source(self, input_type: str) -> int:
         """Return the largest file of an input type that is read from a URL, or from disk."""
-        return self.image if input_type == "image" else self.fetched
+        return {"audio": self.audio, "image": self.image}.get(input_type, self.fetched)
 
     def of_base64(self, input_type: str) -> int:
         """Return the largest file of an input type inside a request, decoded."""
@@ -52,6 +54,7 @@ class EmulatorSettings:
     Attributes:
         host: The address to listen on.
         port: The port to listen on; 0 picks a free one.
+        allowed_hosts: Names and addresses by which it may be reached, beside loopback and `host`.
         state: The folder that holds tasks, results and uploads. None keeps them in a folder that is deleted at the end.
         media_root: The folder below which `file://` sources may lie. None refuses them all.
         api_key: The only key that is accepted. None accepts any that is not empty.
@@ -67,10 +70,12 @@ class EmulatorSettings:
         min_duration_sec: The shortest media file that can be embedded.
         max_duration_sec: The longest media file that can be embedded.
         retention_sec: How long results are kept.
+        clock_skew_sec: How far the platform's clock is ahead of this machine's, or (negative) behind.
     """
 
     host: str = "127.0.0.1"
     port: int = 0
+    allowed_hosts: tuple[str, ...] = ()
     state: Path | None = None
     media_root: Path | None = None
     api_key: str | None = field(default=None, repr=False)
@@ -85,6 +90,7 @@ class EmulatorSettings:
     min_duration_sec: float = 4.0
     max_duration_sec: float = 4 * 3600.0
     retention_sec: float = RETENTION_SEC
+    clock_skew_sec: float = 0.0
     switches: Switches = field(default_factory=Switches)
     timing: Timing = field(default_factory=Timing)
     sizes: Sizes = field(default_factory=Sizes)
@@ -102,6 +108,7 @@ class EmulatorSettings:
             ("min_duration_sec", self.min_duration_sec, 0, 10**6),
             ("max_duration_sec", self.max_duration_sec, 0, 10**6),
             ("retention_sec", self.retention_sec, 0, 10**9),
+            ("clock_skew_sec", self.clock_skew_sec, -(10**8), 10**8),
             ("after_sec", self.timing.after_sec, 0, 10**9),
             ("after_polls", self.timing.after_polls, 0, 10**9),
             ("per_media_sec", self.timing.per_media_sec, 0, 10**6),

@@ -1,1 +1,1 @@
-"""The Dagster side: resources, partitions, ledger, plans, assets, checks, sensors, schedules and the component."""
+"""Dagster: the thin skin around the pipeline. Partition keys go in, events come out."""

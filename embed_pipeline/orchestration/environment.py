@@ -1,4 +1,4 @@
-"""The blueprint that the environment describes: what definitions.py and the command line build on.
+"""Blueprint from the environment: what `embed_pipeline.definitions` and the command line build on.
 
 A few settings that people change between machines and nights have a variable; all the others are set in Python or in a
 component's YAML.
@@ -6,7 +6,7 @@ component's YAML.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -16,14 +16,19 @@ from pydantic import BaseModel, ValidationError
 
 from embed_pipeline.errors import ConfigurationError
 from embed_pipeline.orchestration.blueprint import Blueprint
-from embed_pipeline.orchestration.policy import PipelinePolicy
-from embed_pipeline.orchestration.resources import EmbedClientResource, EmbeddingStoreResource, MediaLibraryResource
-from embed_pipeline.orchestration.settings import EmbeddingSettings
+from embed_pipeline.orchestration.resources import (
+    EmbedClientResource,
+    EmbeddingLedgerResource,
+    EmbeddingStoreResource,
+    MediaLibraryResource,
+)
+from embed_pipeline.pipeline.settings import EmbeddingSettings, PipelinePolicy
 
-API_KEY_VARIABLES = ("EMBED_API_KEY", "TWELVE_LABS_API_KEY")
+API_KEY_VARIABLES = ("EMBED_API_KEY", "TWELVE_LABS_API_KEY", "TWELVELABS_API_KEY")
 BASE_URL_VARIABLES = ("EMBED_BASE_URL", "TWELVELABS_BASE_URL")
 MEDIA_VARIABLE = "EMBED_MEDIA"
 OUTPUT_VARIABLE = "EMBED_OUTPUT"
+LEDGER_VARIABLE = "EMBED_LEDGER"
 
 
 @dataclass(frozen=True)
@@ -63,30 +68,42 @@ VARIABLES = (
 
 
 def blueprint_from_environment(environment: Mapping[str, str]) -> Blueprint:
-    """Read the blueprint of the one pipeline that the environment describes.
+    """Return the blueprint of the one pipeline that the environment describes.
 
     Without a key the emulator is meant; it costs nothing, so new files are submitted without being asked.
 
     Raises:
         ConfigurationError: A variable's value makes no sense; the message names the variable.
     """
-    key_variable = next((name for name in API_KEY_VARIABLES if environment.get(name)), None)
-    base_url = next((environment[name] for name in BASE_URL_VARIABLES if environment.get(name)), "")
     client = _read(
         EmbedClientResource,
         "client",
         environment,
-        # The variable's name, not its value, is what Dagster shows.
-        api_key=dg.EnvVar(key_variable) if key_variable else "",
-        base_url=base_url,
+        # A variable's name, not its value, is what Dagster shows: any of them may hold a password.
+        api_key=first_variable(API_KEY_VARIABLES, environment),
+        base_url=first_variable(BASE_URL_VARIABLES, environment),
     )
-    return Blueprint(
-        client=client,
-        library=MediaLibraryResource(location=environment.get(MEDIA_VARIABLE) or str(Path("media").absolute())),
-        store=EmbeddingStoreResource(root=environment.get(OUTPUT_VARIABLE) or str(Path("embeddings").absolute())),
-        settings=_read(EmbeddingSettings, "settings", environment),
-        policy=_read(PipelinePolicy, "policy", environment, submit_automatically=client.is_emulator),
-    )
+    media = first_variable((MEDIA_VARIABLE,), environment) or str(Path("media").absolute())
+    output = first_variable((OUTPUT_VARIABLE,), environment) or str(Path("embeddings").absolute())
+    policy = _read(PipelinePolicy, "policy", environment, submit_automatically=client.is_emulator)
+    try:
+        return Blueprint(
+            client=client,
+            library=MediaLibraryResource(location=media),
+            store=EmbeddingStoreResource(root=output),
+            ledger=EmbeddingLedgerResource(url=first_variable((LEDGER_VARIABLE,), environment)),
+            settings=_read(EmbeddingSettings, "settings", environment),
+            policy=policy,
+        )
+    except ConfigurationError as error:
+        variables = {one.field: one.name for one in VARIABLES}
+        field = error.message.partition(" ")[0]
+        raise ConfigurationError(error.message.replace(field, variables.get(field, field), 1)) from None
+
+
+def first_variable(names: Sequence[str], environment: Mapping[str, str]) -> str:
+    """Return the first of some variables that is set, as Dagster resolves it when it runs; empty for none."""
+    return next((dg.EnvVar(name) for name in names if environment.get(name)), "")
 
 
 _Model = TypeVar("_Model", bound=BaseModel)

@@ -1,4 +1,4 @@
-"""The resources: thin, configured makers of the client, the media library and the dataset."""
+"""Resources: configured makers of the client, the media library, the dataset and the ledger."""
 
 from __future__ import annotations
 
@@ -11,15 +11,22 @@ import dagster as dg
 from pydantic import Field
 
 from embed_pipeline.errors import ConfigurationError
-from embed_pipeline.orchestration.sources import Delivery
+from embed_pipeline.pipeline.context import platform_of
+from embed_pipeline.pipeline.sources import Delivery
+from embed_pipeline.redaction import without_credentials
 
 if TYPE_CHECKING:
-    from embed_pipeline.client import EmbedClient
+    from embed_pipeline.client import EmbedClient, Limits
     from embed_pipeline.dataset import EmbeddingDataset
+    from embed_pipeline.ledger import Ledger
     from embed_pipeline.media import MediaLibrary
 
 EMULATOR_URL = "http://127.0.0.1:8765/v1.3"
-_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+
+
+def value_of(field: str | dg.EnvVar) -> str:
+    """Return a text field's value; outside a run nobody has put an environment variable's value in its place."""
+    return (field.get_value() or "") if isinstance(field, dg.EnvVar) else field
 
 
 class EmbedClientResource(dg.ConfigurableResource[Any]):
@@ -54,17 +61,27 @@ class EmbedClientResource(dg.ConfigurableResource[Any]):
 
     @property
     def platform(self) -> str:
-        """Who computes the vectors, for the ledger: the platform's host name, or ``emulator``."""
+        """Who computes the vectors: the platform's host name, or `emulator`."""
         # Definitions ask before Dagster has put the variable's value in its place.
-        told = self.base_url.get_value() if isinstance(self.base_url, dg.EnvVar) else self.base_url
-        host = urlsplit(told).hostname if told else None
-        if host is None:
+        base_url = value_of(self.base_url)
+        if not base_url:
             return "api.twelvelabs.io" if self.api_key else "emulator"
-        return "emulator" if host in _LOOPBACK else host
+        return platform_of(base_url)
+
+    def limits(self) -> Limits:
+        """Return what the platform's plan allows."""
+        from embed_pipeline.client import Limits
+
+        return Limits(
+            requests_per_minute=self.requests_per_minute,
+            requests_per_day=self.requests_per_day,
+            media_minutes_per_hour=self.media_minutes_per_hour,
+            media_minutes_per_day=self.media_minutes_per_day,
+        )
 
     @contextmanager
     def client(self, *, patience_sec: float | None = None) -> Iterator[EmbedClient]:
-        """A client over one connection pool, closed at the end.
+        """Open a client over one connection pool, closed at the end.
 
         Args:
             patience_sec: For whoever cannot wait, such as a sensor's tick: a request that is answered later than this,
@@ -74,24 +91,19 @@ class EmbedClientResource(dg.ConfigurableResource[Any]):
         Raises:
             ConfigurationError: The address or a limit does not make sense.
         """
-        from embed_pipeline.client import EmbedClient, Limits, RetryPolicy
+        from embed_pipeline.client import EmbedClient, RetryPolicy
 
-        if self.base_url and urlsplit(self.base_url).scheme not in {"http", "https"}:
-            raise ConfigurationError(f"base_url {self.base_url!r} is no http address; set EMBED_BASE_URL.")
-        limits = Limits(
-            requests_per_minute=self.requests_per_minute,
-            requests_per_day=self.requests_per_day,
-            media_minutes_per_hour=self.media_minutes_per_hour,
-            media_minutes_per_day=self.media_minutes_per_day,
-        )
-        # Outside a run, as in a command, nobody has put the variable's value in its place.
-        key = self.api_key.get_value() if isinstance(self.api_key, dg.EnvVar) else self.api_key
+        base_url = value_of(self.base_url)
+        if base_url and urlsplit(base_url).scheme not in {"http", "https"}:
+            raise ConfigurationError(
+                f"base_url {without_credentials(base_url)!r} is no http address; set EMBED_BASE_URL."
+            )
         with EmbedClient(
-            api_key=key or "emulator",
-            base_url=self.base_url or (None if self.api_key else EMULATOR_URL),
+            api_key=value_of(self.api_key) or "emulator",
+            base_url=base_url or (None if self.api_key else EMULATOR_URL),
             timeout=self.timeout_sec if patience_sec is None else min(self.timeout_sec, patience_sec),
             retries=None if patience_sec is None else RetryPolicy(max_attempts=2, max_wait_sec=patience_sec),
-            limits=limits,
+            limits=self.limits(),
         ) as client:
             yield client
 
@@ -120,7 +132,7 @@ class MediaLibraryResource(dg.ConfigurableResource[Any]):
     )
 
     def library(self) -> MediaLibrary:
-        """The library that this resource names.
+        """Return the library that this resource names.
 
         Raises:
             ConfigurationError: The location does not make sense.
@@ -128,7 +140,7 @@ class MediaLibraryResource(dg.ConfigurableResource[Any]):
         from embed_pipeline.media import DEFAULT_EXTENSIONS, MediaLibrary
 
         return MediaLibrary(
-            self.location,
+            value_of(self.location),
             include=self.include,
             exclude=self.exclude,
             extensions=self.extensions or DEFAULT_EXTENSIONS,
@@ -141,7 +153,7 @@ class MediaLibraryResource(dg.ConfigurableResource[Any]):
 
 
 class EmbeddingStoreResource(dg.ConfigurableResource[Any]):
-    """Where the dataset is."""
+    """The dataset of segments: a folder or an object-store prefix."""
 
     root: str = Field(description="A folder or an fsspec URL such as s3://bucket/prefix.")
     storage_options: dict[str, Any] = Field(
@@ -152,9 +164,39 @@ class EmbeddingStoreResource(dg.ConfigurableResource[Any]):
     )
 
     def dataset(self) -> EmbeddingDataset:
-        """The dataset that this resource names."""
+        """Return the dataset that this resource names."""
         from embed_pipeline.dataset import EmbeddingDataset, ParquetEncoding
 
         return EmbeddingDataset(
-            self.root, storage_options=self.storage_options or None, encoding=ParquetEncoding(layout=self.layout)
+            value_of(self.root),
+            storage_options=self.storage_options or None,
+            encoding=ParquetEncoding(layout=self.layout),
         )
+
+
+class EmbeddingLedgerResource(dg.ConfigurableResource[Any]):
+    """The ledger: the relational store of media files and tasks."""
+
+    url: str = Field(
+        default="",
+        description=(
+            "sqlite:////path/ledger.db, or postgresql://... for several machines (as an EnvVar, since it holds a "
+            "password). Empty for a SQLite file below a local dataset root."
+        ),
+    )
+
+    @contextmanager
+    def open(self, dataset_root: str) -> Iterator[Ledger]:
+        """Open the ledger, and close its connections at the end.
+
+        Args:
+            dataset_root: The dataset's root, below which the ledger is by default.
+
+        Raises:
+            ConfigurationError: The URL makes no sense, or is needed because the dataset is in an object store.
+        """
+        from embed_pipeline.ledger import Ledger
+        from embed_pipeline.ledger.database import default_url
+
+        with Ledger(value_of(self.url) or default_url(dataset_root)) as ledger:
+            yield ledger

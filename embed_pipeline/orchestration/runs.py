@@ -1,98 +1,131 @@
-"""The runs that are under way or have failed for an asset's partitions, as Dagster's run storage tells."""
+"""Runs of the pipeline in Dagster: the ranges they carry, those that are queued, and those whose process is gone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from embed_pipeline.orchestration.ranges import EndedRun, keys_of_run
+from embed_pipeline.ledger import Ledger
+from embed_pipeline.orchestration.blueprint import POOL, PipelineNames
 
-RUNS_COUNT_FOR = timedelta(hours=6)
-"""What failed, or was created and never queued, longer ago than this is not waited for any more."""
-IMPLICIT_JOB = "__ASSET_JOB"
-"""What Dagster calls the job of backfills and of runs that are launched from an asset's page; a test pins it."""
-_LATEST_RUNS = 500
+RANGE_START_TAG = "dagster/asset_partition_range_start"
+RANGE_END_TAG = "dagster/asset_partition_range_end"
+PARTITION_TAG = "dagster/partition"
+# A daemon that died between creating a run and queueing it takes it up again soon, or never.
+_CREATED_COUNTS_FOR = timedelta(minutes=10)
+_BEFORE_ITS_PROCESS = (dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING)
+_AT_WORK = (dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
 
 
-@dataclass(frozen=True)
-class RunsOfAsset:
-    """What runs bear on an asset's partitions.
+@dataclass(frozen=True, slots=True)
+class KeyRange:
+    """Contiguous partition keys in key order."""
+
+    keys: tuple[str, ...]
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The run tags that make a run target exactly these keys."""
+        return {RANGE_START_TAG: self.keys[0], RANGE_END_TAG: self.keys[-1]}
+
+
+def contiguous_ranges(wanted: Mapping[str, int], order: Sequence[str]) -> list[KeyRange]:
+    """Return the fewest ranges that hold exactly the wanted keys.
 
     Args:
-        in_flight: The keys that a queued or running run targets.
-        failed: The runs that failed, with their keys.
-        others: The runs that succeeded or were canceled, with their keys.
+        wanted: How many keys may be in one range with each key; those that are not in `order` are left out.
+        order: Every key in key order.
     """
+    ranges: list[KeyRange] = []
+    current: list[str] = []
+    room = 0
+    for key in order:
+        size = wanted.get(key)
+        if current and (size is None or len(current) >= min(room, size)):
+            ranges.append(KeyRange(tuple(current)))
+            current = []
+        if size is not None:
+            room = size if not current else min(room, size)
+            current.append(key)
+    if current:
+        ranges.append(KeyRange(tuple(current)))
+    return ranges
 
-    in_flight: frozenset[str]
-    failed: tuple[EndedRun, ...]
-    others: tuple[EndedRun, ...] = ()
+
+def keys_of_run(tags: Mapping[str, str], position: Mapping[str, int], order: Sequence[str]) -> Sequence[str]:
+    """Return the partition keys that a run targets, read from its tags; none where it targets none that exist."""
+    if (key := tags.get(PARTITION_TAG)) is not None:
+        return [key]
+    start, end = tags.get(RANGE_START_TAG), tags.get(RANGE_END_TAG)
+    if start is None or end is None or start not in position or end not in position:
+        return []
+    return order[position[start] : position[end] + 1]
 
 
-def runs_of_asset(
-    instance: dg.DagsterInstance, asset_key: dg.AssetKey, jobs: Sequence[str], order: Sequence[str], *, since: datetime
-) -> RunsOfAsset:
-    """Look up the runs that target an asset.
+def queued_keys(
+    instance: dg.DagsterInstance, names: PipelineNames, asset: dg.AssetKey, order: Sequence[str]
+) -> set[str]:
+    """Return the partition keys that runs will work on which wait for their process, or for a place in the pool.
+
+    A run that is at work is known to the ledger by its lease.
 
     Args:
         instance: The Dagster instance.
-        asset_key: The asset.
-        jobs: The jobs that target it without naming it in their selection.
+        names: The pipeline's names.
+        asset: The asset that the runs materialize.
         order: Every partition key, in key order.
-        since: Runs that ended before this do not count, nor do runs that were created before and never queued.
     """
+    since = datetime.now(UTC) - _CREATED_COUNTS_FOR
+    runs = [
+        *instance.get_runs(dg.RunsFilter(statuses=list(_BEFORE_ITS_PROCESS))),
+        *instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.NOT_STARTED], created_after=since)),
+    ]
+    waiting = _waiting_for_the_pool(instance)
+    if waiting:
+        runs += [run for run in instance.get_runs(dg.RunsFilter(run_ids=list(waiting))) if not run.is_finished]
     position = {key: index for index, key in enumerate(order)}
-
-    def keys(run: dg.DagsterRun) -> Sequence[str]:
-        # A run that was launched in process has an empty selection where the daemon's has none.
-        if run.asset_selection:
-            if asset_key not in run.asset_selection:
-                return []
-        elif run.job_name not in jobs:
-            return []
-        return keys_of_run(run.tags, position, order)
-
-    in_flight = {key for run in runs_under_way(instance, since=since) for key in keys(run)}
-
-    def ended(*statuses: dg.DagsterRunStatus) -> Iterator[EndedRun]:
-        # Job by job: among the latest runs of a busy instance there may be none of these.
-        for job_name in (*jobs, IMPLICIT_JOB):
-            wanted = dg.RunsFilter(job_name=job_name, statuses=list(statuses), updated_after=since)
-            for record in instance.get_run_records(wanted, limit=_LATEST_RUNS):
-                if not (targeted := keys(record.dagster_run)):
-                    continue
-                at = datetime.fromtimestamp(record.end_time, tz=UTC) if record.end_time else record.update_timestamp
-                yield EndedRun(tuple(targeted), at)
-
-    return RunsOfAsset(
-        frozenset(in_flight),
-        failed=tuple(ended(dg.DagsterRunStatus.FAILURE)),
-        others=tuple(ended(dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.CANCELED)),
-    )
+    jobs = {names.embedding_tasks: names.submit_job, names.segment_embeddings: names.collect_job}
+    return {
+        key
+        for run in runs
+        if (asset in run.asset_selection if run.asset_selection else run.job_name == jobs[asset])
+        for key in keys_of_run(run.tags, position, order)
+    }
 
 
-def runs_under_way(
-    instance: dg.DagsterInstance, *, since: datetime, job_name: str | None = None
-) -> list[dg.DagsterRun]:
-    """The runs that are queued or running.
+def end_stale_runs(instance: dg.DagsterInstance, names: PipelineNames, ledger: Ledger) -> list[str]:
+    """End the runs whose lease on their media files has lapsed, where Dagster still has them as started.
 
-    Args:
-        instance: The Dagster instance.
-        since: Runs that were created before and never queued do not count: a daemon that died between creating a run
-            and queueing it takes it up again soon, or never.
-        job_name: Only runs of this job.
+    Nothing depends on it: their media files are free as soon as the lease has lapsed.
+
+    Returns:
+        The ids of the runs that were ended.
     """
-    queued = dg.RunsFilter(job_name=job_name, statuses=list(_UNDER_WAY))
-    created = dg.RunsFilter(job_name=job_name, statuses=[dg.DagsterRunStatus.NOT_STARTED], created_after=since)
-    return [*instance.get_runs(queued), *instance.get_runs(created)]
+    lapsed = ledger.media.lapsed_runs(names.name or "")
+    if not lapsed:
+        return []
+    ended = []
+    for run in instance.get_runs(dg.RunsFilter(run_ids=sorted(lapsed), statuses=list(_AT_WORK))):
+        others = set(run.asset_selection or ()) - names.assets
+        if others or (not run.asset_selection and run.job_name not in names.jobs):
+            continue  # it may be at work on somebody else's asset
+        message = "Run ended: process gone. It missed its heartbeat, and its lease on its media files has lapsed."
+        if run.status is dg.DagsterRunStatus.CANCELING:
+            instance.report_run_canceled(run, message)
+        else:
+            instance.report_run_failed(run, message)
+        ended.append(run.run_id)
+    return ended
 
 
-_UNDER_WAY = (
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-)
+def _waiting_for_the_pool(instance: dg.DagsterInstance) -> Collection[str]:
+    """Return the runs with a step that waits for a place in the pool."""
+    if not instance.event_log_storage.supports_global_concurrency_limits:
+        return ()
+    if POOL not in instance.event_log_storage.get_concurrency_keys():
+        return ()
+    info = instance.event_log_storage.get_concurrency_info(POOL)
+    return {step.run_id for step in info.pending_steps if step.assigned_timestamp is None}

@@ -235,9 +235,10 @@ def import_results(pipeline: PipelineContext, *, again: bool = False) -> int:
     ledger = pipeline.ledger
     if not again and ledger.noted(pipeline.name)["imported_at"] is not None:
         return 0
-    pipeline.dataset.claim(pipeline.name)
-    results = _stored(pipeline)
     count = 0
+    if pipeline.dataset.spaces():
+        pipeline.dataset.claim(pipeline.name)
+    results = _stored(pipeline)
     while batch := list(islice(results, _IMPORT_BATCH)):
         count += ledger.tasks.adopt_results(pipeline.target, (_imported(pipeline, one) for one in batch))
     ledger.note(pipeline.name, imported_at=ledger.now())

@@ -190,7 +190,7 @@ def check(pipeline: PipelineContext, *, repair: bool = False) -> CheckReport:
         key = pipeline.dataset.media_of(file)
         if key is not None:
             found[key, file.settings_digest] = file.path
-            if wanted.get(key) == file.settings_digest and (why := pipeline.dataset.check(file)) is not None:
+            if wanted.get(key) == file.settings_digest and (why := pipeline.dataset.check(file.path)) is not None:
                 damaged[key] = why
     for key, digest in wanted.items():
         if (key, digest) not in found:

@@ -36,6 +36,7 @@ class PlannedAction(StrEnum):
     FAILED = "failed"
     TOO_SHORT = "too short"
     TOO_LONG = "too long"
+    REFUSED = "refused"
     OVER_A_LIMIT = "over a limit"
     UNREADABLE = "unreadable"
 

@@ -77,7 +77,7 @@ def test_only_the_columns_that_were_asked_for_are_read(shared):
 
 
 def test_a_form_that_is_not_known_is_named(tmp_path):
-    with pytest.raises(ConfigurationError, match="'numpy'; known are arrow, pandas, matrix"):
+    with pytest.raises(ConfigurationError, match="'numpy'; known are arrow, pandas, polars, matrix"):
         read_embeddings(str(tmp_path), to="numpy")
 
 
@@ -277,5 +277,5 @@ def test_a_retired_snapshot_is_read_from_its_successor(tmp_path, monkeypatch):
         dataset.write(make_segments(seed=seed, task_id=str(seed)))
         dataset.compact(retain=1)
     answers = iter([stale, dataset.snapshot()])
-    monkeypatch.setattr(EmbeddingDataset, "snapshot", lambda self: next(answers))
+    monkeypatch.setattr("embed_pipeline.dataset.reading.read_current", lambda storage: next(answers))
     assert set(read_embeddings(dataset)["task_id"].to_pylist()) == {"2"}

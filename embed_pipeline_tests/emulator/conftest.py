@@ -71,9 +71,9 @@ def media_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("media")
     with av.open(str(folder / "silent film.mp4"), "w") as container:
         stream = container.add_stream("mpeg4", rate=5)
-        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = 480, 360, "yuv420p"
         for number in range(60):
-            picture = np.full((64, 96, 3), number * 4, np.uint8)
+            picture = np.full((360, 480, 3), number * 4, np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
     with av.open(str(folder / "tone.wav"), "w") as container:

@@ -26,10 +26,10 @@ pytestmark = pytest.mark.server
 
 
 @contextmanager
-def process(*arguments: str):
+def process(*arguments: str, **options):
     """An emulator as a process of its own; yields it and a client of it."""
     command = [sys.executable, "-m", "embed_pipeline.emulator", *arguments]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
     try:
         address = running.stdout.readline().strip()
         assert address.startswith("http://127.0.0.1:"), running.stderr.read()
@@ -56,6 +56,60 @@ def test_it_prints_its_address_and_ends_in_order():
         running.send_signal(signal.SIGTERM)
         assert running.wait(timeout=20) == 0
         assert running.stdout.read() == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_in_order_however_it_was_started(number):
+    """A shell starts jobs in the background with SIGINT ignored, and nohup does so with others."""
+
+    def ignore_and_block() -> None:
+        signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+
+    with process(*INSTANT, preexec_fn=ignore_and_block) as (running, _):
+        running.send_signal(number)
+        assert running.wait(timeout=20) == 0
+
+
+def test_only_names_of_this_machine_are_served():
+    def status(server: Emulator, host: str, path: str = "/v1.3/embed-v2/tasks") -> int:
+        origin = server.base_url.removesuffix("/v1.3")
+        return httpx.get(f"{origin}{path}", headers={"host": host, "x-api-key": "k"}).status_code
+
+    paths = (
+        "/v1.3/embed-v2/tasks",
+        "/_emulator/journal",
+        "/_emulator/status",
+        "/_upload/a/1",
+        "/_thumbnail/a.jpg",
+        "/",
+    )
+    settings = EmulatorSettings(engine="instant", allowed_hosts=("Emulator",))
+    with Emulator(settings) as server:
+        for host in (
+            "localhost",
+            "LOCALHOST:80",
+            "localhost.",
+            "a.localhost",
+            "127.0.0.1",
+            "127.9.9.9:1",
+            "[::1]:80",
+            "emulator:9",
+        ):
+            assert status(server, host) == 200, host
+        for host in (
+            "evil.example",
+            "localhost.evil.example",
+            "192.168.0.1",
+            "0.0.0.0",
+            "",
+            "127.0.0.1.evil.example",
+            "[::2]",
+        ):
+            assert status(server, host) == 421, host
+        assert {status(server, "evil.example", path) for path in paths} == {421}
+        # Nothing of it is recorded: such requests never reached the platform.
+        assert {entry["status"] for entry in server.platform.journal.entries()} == {200}
 
 
 def test_a_killed_emulator_loses_nothing(tmp_path):
@@ -255,7 +309,7 @@ def test_an_emulator_in_a_thread_starts_stops_and_cleans_up():
 
 def test_a_client_that_hangs_up_in_its_request_is_no_error():
     with process(*INSTANT) as (running, http):
-        head = "POST /v1.3/embed-v2/tasks HTTP/1.1\r\nhost: x\r\nx-api-key: k\r\ncontent-length: 999\r\n\r\n"
+        head = "POST /v1.3/embed-v2/tasks HTTP/1.1\r\nhost: localhost\r\nx-api-key: k\r\ncontent-length: 999\r\n\r\n"
         with socket.create_connection((http.base_url.host, http.base_url.port)) as connection:
             connection.sendall(head.encode() + b'{"input_type"')
             time.sleep(0.3)

@@ -7,22 +7,26 @@ import random
 import time
 import wave
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import dagster as dg
+import sqlalchemy as sa
 
 from embed_pipeline.emulator import Emulator
+from embed_pipeline.ledger.tables import media
 from embed_pipeline.orchestration.blueprint import Blueprint
-from embed_pipeline.orchestration.driver import Driver, Tick
-from embed_pipeline.orchestration.ledger import Ledger
-from embed_pipeline.orchestration.pipeline import build_definitions
-from embed_pipeline.orchestration.policy import PipelinePolicy
-from embed_pipeline.orchestration.ranges import RANGE_END_TAG, RANGE_START_TAG
+from embed_pipeline.orchestration.daemon import InProcessDaemon, Tick
+from embed_pipeline.orchestration.definitions import build_definitions
 from embed_pipeline.orchestration.resources import EmbedClientResource, EmbeddingStoreResource, MediaLibraryResource
-from embed_pipeline.orchestration.status import MediaStatus, read_statuses
+from embed_pipeline.orchestration.runs import RANGE_END_TAG, RANGE_START_TAG
+from embed_pipeline.pipeline.context import PipelineContext
+from embed_pipeline.pipeline.publish import MediaStatus, read_statuses
+from embed_pipeline.pipeline.settings import PipelinePolicy
 
 _SAMPLES_PER_SEC = 1000
 
@@ -68,7 +72,12 @@ class World:
             policy=policy,
             **blueprint,
         )
-        self._driver: Driver | None = None
+        self._driver: InProcessDaemon | None = None
+
+    def forget_requests(self) -> None:
+        """Let what was requested or deferred be free at once, as it is after a while."""
+        with self.pipeline() as pipeline, pipeline.ledger.database.write() as (connection, _):
+            connection.execute(sa.update(media).values(deferred_until=None))
 
     def varied(self, **changes: Any) -> World:
         """The same world under another policy, or with other values in its blueprint."""
@@ -81,14 +90,16 @@ class World:
         return other
 
     @property
-    def driver(self) -> Driver:
+    def driver(self) -> InProcessDaemon:
         if self._driver is None:
-            self._driver = Driver(build_definitions(self.blueprint), self.instance, self.blueprint.names)
+            self._driver = InProcessDaemon(build_definitions(self.blueprint), self.instance, self.blueprint.names)
         return self._driver
 
-    @property
-    def ledger(self) -> Ledger:
-        return Ledger(self.instance, self.blueprint.names)
+    @contextmanager
+    def pipeline(self) -> Iterator[PipelineContext]:
+        """The pipeline's context, as commands open it."""
+        with self.blueprint.pipeline() as pipeline:
+            yield pipeline
 
     def add(self, *names: str, first_seed: int | None = None, seconds: float = 5.0) -> None:
         """Write media files; each has a content of its own unless ``first_seed`` says which."""
@@ -127,10 +138,12 @@ class World:
             time.sleep(0.005)
 
     def states(self) -> dict[str, str]:
-        return {key: state.value for key, state in self.ledger.states().items()}
+        with self.pipeline() as pipeline:
+            return {key: state.value for key, state in pipeline.ledger.states(pipeline.target).items()}
 
     def statuses(self) -> dict[str, MediaStatus]:
-        return {row.media: row for row in read_statuses(self.instance, self.blueprint.names)}
+        with self.pipeline() as pipeline:
+            return {row.media: row for row in read_statuses(pipeline)}
 
     def run(self, job: str, *keys: str, **config: bool) -> dg.ExecuteInProcessResult:
         """Run a job for one partition, or for a range from the first to the last of these keys."""

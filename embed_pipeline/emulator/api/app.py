@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
@@ -24,11 +25,12 @@ BASE_PATH = "/v1.3"
 _log = logging.getLogger(__name__)
 
 
-def build_app(platform: Platform) -> Gate:
+def build_app(platform: Platform, *, hosts: Collection[str] | None = None) -> Gate:
     """Build the application that serves a platform.
 
     Args:
         platform: What it serves; it is started and closed by whoever made it.
+        hosts: The names and addresses by which it may be reached, beside those of loopback. None allows any.
 
     Returns:
         An ASGI application.
@@ -47,7 +49,7 @@ def build_app(platform: Platform) -> Gate:
         exception_handlers={Refusal: _on_refusal, 404: _on_unknown, 405: _on_method, ClientDisconnect: _on_hung_up},
     )
     app.state.platform = platform
-    return Gate(app, platform)
+    return Gate(app, platform, hosts)
 
 
 async def _on_refusal(request: Request, error: Exception) -> Response:

@@ -22,7 +22,7 @@ from embed_pipeline.emulator.api.tasks import MAX_PAGE_LIMIT, not_found, number_
 from embed_pipeline.emulator.api.wire import page_info
 from embed_pipeline.emulator.platform import Platform
 from embed_pipeline.emulator.rules.refusal import Refusal
-from embed_pipeline.emulator.rules.urls import check_url
+from embed_pipeline.emulator.rules.urls import check_link, check_url
 from embed_pipeline.emulator.state.clock import new_id
 
 _KINDS = ("image", "video", "audio")
@@ -165,14 +165,9 @@ def _keep(platform: Platform, form: dict[str, Any]) -> dict[str, Any]:
     else:
         if not isinstance(url, str) or not url:
             raise Refusal("url is required with method url.", "url", code="parameter_not_provided")
-        try:
-            parts = urlsplit(url)
-        except ValueError:
-            raise Refusal("url is not a valid URL.", "url") from None
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise Refusal("url must be a direct http or https link to a file.", "url")
+        check_link(url, "url")
         check_url(url, media_root=None, allow_private=settings.allow_private_sources, field="url")
-        filename = checked_name(form.get("filename") or unquote(PurePosixPath(parts.path).name) or asset_id)
+        filename = checked_name(form.get("filename") or unquote(PurePosixPath(urlsplit(url).path).name) or asset_id)
     file_type = file_type_of(filename)
     platform.assets.add(
         asset_id,

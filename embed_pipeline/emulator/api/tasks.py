@@ -28,16 +28,14 @@ from embed_pipeline.emulator.api.wire import (
     ready_frame,
     task_body,
 )
-from embed_pipeline.emulator.control.faults import LIST_KINDS, TASK_KINDS, task_effects
+from embed_pipeline.emulator.control.faults import LATE_KINDS, LIST_KINDS, FaultRule
+from embed_pipeline.emulator.control.injection import Unanswered
 from embed_pipeline.emulator.platform import Platform
 from embed_pipeline.emulator.rules.refusal import Refusal
-from embed_pipeline.emulator.rules.request import AcceptedRequest
 from embed_pipeline.emulator.rules.tasks import validate
-from embed_pipeline.emulator.rules.urls import check_url
-from embed_pipeline.emulator.state.clock import from_rfc3339, new_id
+from embed_pipeline.emulator.state.clock import from_rfc3339
 from embed_pipeline.emulator.state.journal import JournalEntry
 from embed_pipeline.emulator.state.tasks import Task
-from embed_pipeline.emulator.work.sources import check_reachable, content_hash, decoded
 from embed_pipeline.redaction import without_credentials
 
 STATUSES = ("processing", "ready", "failed")
@@ -50,52 +48,17 @@ async def create_task(request: Request) -> Response:
     platform = platform_of(request)
     body = await read_json(request, platform.settings.sizes.body)
     accepted = validate(body, platform.settings.switches)
-    task_id = await in_thread(request, _keep, platform, accepted, body, request.scope["embed_emulator.journal"])
+    entry: JournalEntry = request.scope["embed_emulator.journal"]
+    late = platform.faults.draw("create", without_credentials(accepted.source), LATE_KINDS)
+    now = platform.clock.now()
+    if late:
+        entry.faults.append(late[0].id)
+        due = now + round(late[0].parameters["delay_sec"] * 1000)
+        await in_thread(request, platform.creation.create_later, body, due)
+        return Unanswered(hang=late[0].parameters["connection"] == "hang")
+    task_id = await in_thread(request, platform.creation.create, accepted, body, now, entry)
     location = f"{str(request.url).partition('?')[0]}/{task_id}"
     return json_response(request, created_body(task_id, accepted), status=202, headers={"Location": location})
-
-
-def _keep(platform: Platform, accepted: AcceptedRequest, body: dict[str, Any], entry: JournalEntry) -> str:
-    settings, now = platform.settings, platform.clock.now()
-    task_id = new_id(now)
-    field = f"{accepted.input_type}.media_source"
-    effects = task_effects(platform.faults.draw("create", without_credentials(accepted.source), TASK_KINDS))
-    input_url = input_filename = None
-    media = b""
-    if accepted.source_kind == "url":
-        input_url = accepted.source
-        check_url(
-            accepted.source,
-            media_root=settings.media_root,
-            allow_private=settings.allow_private_sources,
-            field=f"{field}.url",
-        )
-    elif accepted.source_kind == "base64":
-        text = body[accepted.input_type]["media_source"]["base64_string"]
-        media = decoded(text, settings.sizes.of_base64(accepted.input_type), field)
-        accepted = replace(accepted, source=content_hash(media))
-    else:
-        input_filename = platform.asset_filename(accepted.source, field=f"{field}.asset_id")
-    if media:
-        (platform.media / task_id).write_bytes(media)
-    if settings.switches.source_check == "create" and accepted.source_kind == "url":
-        check_reachable(accepted.source, settings, field=f"{field}.url")
-    platform.check_limits(accepted, field=field)
-    if platform.count_media(accepted):
-        effects["counted"] = True
-    platform.store.add(
-        task_id,
-        accepted,
-        now=now,
-        polls_left=platform.timing.after_polls,
-        held=platform.timing.on_command or bool(effects.pop("held", False)),
-        input_url=input_url,
-        input_filename=input_filename,
-        effects=effects,
-    )
-    entry.task_id, entry.source = task_id, without_credentials(accepted.source)
-    platform.workers.wake()
-    return task_id
 
 
 async def list_tasks(request: Request) -> Response:
@@ -110,24 +73,32 @@ async def list_tasks(request: Request) -> Response:
     if status is not None and status not in STATUSES:
         raise Refusal(f"status must be one of {', '.join(STATUSES)}.", "status", status)
     first, last = (_bound(query.get(name), name) for name in ("started_at", "ended_at"))
-    items, total = await in_thread(request, _page, platform, first, last, status, page, limit)
+    faults = platform.faults.draw("list", "", LIST_KINDS)
+    request.scope["embed_emulator.journal"].faults += [rule.id for rule in faults]
+    items, total = await in_thread(request, _page, platform, faults, first, last, status, page, limit)
     return json_response(request, {"data": items, "page_info": page_info(page, limit, total)})
 
 
 def _page(
-    platform: Platform, first: int | None, last: int | None, status: str | None, page: int, limit: int
+    platform: Platform,
+    faults: list[FaultRule],
+    first: int | None,
+    last: int | None,
+    status: str | None,
+    page: int,
+    limit: int,
 ) -> tuple[list[dict[str, Any]], int]:
     switches, now = platform.settings.switches, platform.clock.now()
     platform.store.settle(now)
     exclusive = switches.date_bounds == "exclusive"
     oldest = now - round(platform.settings.retention_sec * 1000)
-    faults = platform.faults.draw("list", "", LIST_KINDS)
     # As if new tasks had come in (or, with a negative shift, gone) since the page before.
     shift = sum(rule.parameters["by"] for rule in faults if rule.kind == "shift") if page > 1 else 0
+    newest = now - round(1000 * max((rule.parameters["lag_sec"] for rule in faults if rule.kind == "lag"), default=0.0))
     tasks, total = platform.store.page(
         # Without dates the list covers the days that results are kept for.
         first_ms=oldest if first is None and last is None else (first or 0) + exclusive,
-        last_ms=None if last is None else last - exclusive,
+        last_ms=newest if last is None else min(newest, last - exclusive),
         status=status,
         offset=max(0, (page - 1) * limit - shift),
         limit=limit,

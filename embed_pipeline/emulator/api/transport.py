@@ -44,14 +44,30 @@ class AsyncEmulatorTransport(httpx.AsyncBaseTransport):
         return await asyncio.wrap_future(self._serve(request, await request.aread()))
 
 
+class _Connection:
+    """The connection that a fault rule may break; nothing is waited for in real time."""
+
+    def __init__(self) -> None:
+        self.gone = asyncio.Event()
+        self.hung = False
+
+    def drop(self, *, orderly: bool = False) -> None:  # noqa: ARG002 - the body tells the two apart
+        self.gone.set()
+
+    def hang(self) -> None:
+        self.hung = True
+        self.gone.set()
+
+
 async def respond(application: ASGIApp, request: httpx.Request, body: bytes) -> httpx.Response:
     """Carry one request through an ASGI application.
 
     Raises:
         httpx.ReadError: If a fault rule broke the connection before the answer.
+        httpx.ReadTimeout: If a fault rule let it hang.
     """
     status, headers, blocks = 0, [], list[bytes]()
-    gone, sent, complete = asyncio.Event(), False, False
+    connection, sent, complete = _Connection(), False, False
     scope: dict[str, Any] = {
         "type": "http",
         "asgi": {"version": "3.0"},
@@ -65,7 +81,7 @@ async def respond(application: ASGIApp, request: httpx.Request, body: bytes) -> 
         "server": (request.url.host, request.url.port or 80),
         "client": ("127.0.0.1", 1),
         "root_path": "",
-        "extensions": {"embed_emulator.drop": lambda *, orderly=False: gone.set()},  # noqa: ARG005
+        "extensions": {"embed_emulator.connection": connection},
     }
 
     async def receive() -> dict[str, Any]:
@@ -73,7 +89,7 @@ async def respond(application: ASGIApp, request: httpx.Request, body: bytes) -> 
         if not sent:
             sent = True
             return {"type": "http.request", "body": body, "more_body": False}
-        await gone.wait()
+        await connection.gone.wait()
         return {"type": "http.disconnect"}
 
     async def send(message: Message) -> None:
@@ -85,7 +101,9 @@ async def respond(application: ASGIApp, request: httpx.Request, body: bytes) -> 
             complete = not message.get("more_body", False)
 
     await application(scope, receive, send)
-    if gone.is_set() and not status:
+    if connection.hung:
+        raise httpx.ReadTimeout("The emulator did not answer.", request=request)
+    if connection.gone.is_set() and not status:
         raise httpx.ReadError("The emulator broke the connection.", request=request)
     if not complete:
         raise httpx.RemoteProtocolError("The emulator broke the connection within the body.", request=request)

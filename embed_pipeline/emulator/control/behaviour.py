@@ -55,7 +55,7 @@ class Switches:
     expired_result: Literal["not_found", "failed"] = "not_found"
     malformed_id: Literal[400, 404] = 404
     source_check: Literal["task", "create"] = "task"
-    picture_size: Literal["any", "documented"] = "any"
+    picture_size: Literal["documented", "any"] = "documented"
     gzip: bool = False
     wide_numbers: bool = False
     reset_unit: Literal["epoch", "delta"] = "epoch"

@@ -33,9 +33,12 @@ _PARAMETERS: Final[dict[str, dict[str, Any]]] = {
     "drop": {"when": "before"},
     "truncate": {"fraction": 0.5},
     "slow": {"bytes_per_sec": 65536.0},
+    "drip": {"bytes_per_sec": 4.0},
     "content_type": {"value": "text/html"},
     "duplicate": {"items": 1},
     "shift": {"by": 1},
+    "lag": {"lag_sec": 5.0},
+    "late": {"delay_sec": 60.0, "connection": "drop"},
     "fail": {"message": "unstable"},
     "delay": {"seconds": 60.0},
     "stick": {},
@@ -44,10 +47,12 @@ _PARAMETERS: Final[dict[str, dict[str, Any]]] = {
     "shuffle": {},
 }
 TASK_KINDS: Final = ("fail", "delay", "stick", "missing", "expire", "shuffle")
-LIST_KINDS: Final = ("duplicate", "shift")
+LIST_KINDS: Final = ("duplicate", "shift", "lag")
+LATE_KINDS: Final = ("late",)
 _CHOICES: Final = {
     "when": ("before", "after"),
     "body": ("platform", "empty", "html", "text"),
+    "connection": ("drop", "hang"),
     "distribution": ("constant", "uniform", "exponential", "lognormal"),
     "option": (None, "visual", "audio", "transcription", "fused"),
     "scope": (None, "clip", "asset"),
@@ -108,7 +113,7 @@ def parse_rule(values: Any, number: int) -> FaultRule:
     if unknown:
         takes = ", ".join(sorted(defaults)) or "no parameters of its own"
         raise ConfigurationError(f"{name} ({kind}) has the unknown parameter {unknown[0]!r}; {kind} takes {takes}.")
-    fixed = "create" if kind in TASK_KINDS else "list" if kind in LIST_KINDS else "any"
+    fixed = "create" if kind in TASK_KINDS + LATE_KINDS else "list" if kind in LIST_KINDS else "any"
     on = values.get("on", fixed)
     if on not in (*ENDPOINTS, "any") or (fixed != "any" and on != fixed):
         allowed = fixed if fixed != "any" else ", ".join((*ENDPOINTS, "any"))
@@ -137,7 +142,9 @@ def _parameter(name: str, key: str, value: Any) -> Any:
         "seconds": (0, 86400),
         "spread": (0, 10),
         "fraction": (0, 1),
-        "bytes_per_sec": (1, 1e12),
+        "bytes_per_sec": (0.001, 1e12),
+        "delay_sec": (0, 10**8),
+        "lag_sec": (0, 10**8),
         "items": (1, 50),
         "by": (-50, 50),
     }
@@ -217,7 +224,7 @@ class FaultPlan:
         happening = []
         with self._lock:
             for index, rule in enumerate(self.rules):
-                concerned = rule.kind in kinds if kinds else rule.kind not in TASK_KINDS + LIST_KINDS
+                concerned = rule.kind in kinds if kinds else rule.kind not in TASK_KINDS + LATE_KINDS + LIST_KINDS
                 if not concerned or rule.on not in (endpoint, "any") or (rule.match or "") not in subject:
                     continue
                 self._seen[index] += 1

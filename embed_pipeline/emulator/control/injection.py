@@ -18,11 +18,35 @@ from embed_pipeline.emulator.rules.refusal import Refusal
 _STATUS_CODES = {401: "api_key_invalid", 404: "resource_not_exist", 429: "too_many_requests"}
 
 
-class Drop(Protocol):
-    """Breaks a connection: in good order, or with a reset."""
+class Connection(Protocol):
+    """The client's connection, for faults that HTTP has no words for."""
 
-    def __call__(self, *, orderly: bool = False) -> None:
-        """Break it."""
+    def drop(self, *, orderly: bool = False) -> None:
+        """Break it: with a reset, or in good order."""
+
+    def hang(self) -> None:
+        """Leave it open, without an answer, until the client gives up."""
+
+
+class Unanswered(Response):
+    """No answer at all: the connection is dropped, or hangs until the client gives up.
+
+    Args:
+        hang: Whether it hangs.
+    """
+
+    def __init__(self, *, hang: bool) -> None:
+        super().__init__()
+        self._hang = hang
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        """End the exchange."""
+        connection: Connection = scope["embed_emulator.connection"]
+        if self._hang:
+            connection.hang()
+        else:
+            connection.drop()
+        await _disconnected(receive)
 
 
 class Injection:
@@ -37,15 +61,14 @@ class Injection:
         self._plan = plan
         self._answer = answer
 
-    async def serve(self, rules: list[FaultRule], scope: Scope, receive: Receive, send: Send, *, drop: Drop) -> None:
+    async def serve(self, rules: list[FaultRule], scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request.
 
         Args:
             rules: The rules that apply to it.
-            scope: The request's ASGI scope.
+            scope: The request's ASGI scope, with its `Connection` as `embed_emulator.connection`.
             receive: Receives its body.
             send: Sends the answer.
-            drop: Breaks the connection.
         """
         after: list[FaultRule] = []
         for rule in rules:
@@ -55,7 +78,7 @@ class Injection:
             elif rule.kind == "latency":
                 await asyncio.sleep(self._plan.latency(rule))
             elif rule.kind == "drop":
-                await _disconnect(drop, receive)
+                await Unanswered(hang=False)(scope, receive, send)
                 return
             else:
                 await _faulty_response(rule, scope)(scope, receive, send)
@@ -69,26 +92,21 @@ class Injection:
             parts.append(message)
 
         await self._answer(scope, receive, hold)
-        await self._send_faulty(after, parts, scope, receive, send, drop)
+        if parts:
+            await self._send_faulty(after, parts, scope, receive, send)
 
     async def _send_faulty(
-        self,
-        rules: list[FaultRule],
-        parts: list[Message],
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        drop: Drop,
+        self, rules: list[FaultRule], parts: list[Message], scope: Scope, receive: Receive, send: Send
     ) -> None:
         """Send what the routes answered, but with faults: the request has had its effect by now."""
         start = parts[0]
         body = b"".join(part.get("body", b"") for part in parts[1:])
         headers = [(name, value) for name, value in start["headers"] if name != b"content-length"]
         headers.append((b"content-length", str(len(body)).encode()))
-        rate, stop = 0.0, len(body)
+        rate, step, stop = 0.0, len(body), len(body)
         for rule in rules:
             if rule.kind == "drop":
-                await _disconnect(drop, receive)
+                await Unanswered(hang=False)(scope, receive, send)
                 return
             if rule.kind == "status":
                 await _faulty_response(rule, scope)(scope, receive, send)
@@ -98,18 +116,21 @@ class Injection:
                 headers.append((b"content-type", rule.parameters["value"].encode("latin-1", "replace")))
             elif rule.kind == "truncate":
                 stop = int(len(body) * rule.parameters["fraction"])
-            elif rule.kind == "slow":
+            elif rule.kind in ("slow", "drip"):
                 rate = rule.parameters["bytes_per_sec"]
+                # Ten pieces a second are slow enough to be felt and quick enough to be smooth.
+                step = 1 if rule.kind == "drip" else int(rate / 10)
         await send({**start, "headers": headers})
-        # Ten pieces a second are slow enough to be felt and quick enough to be smooth.
-        step = max(1, int(rate / 10)) if rate else max(1, stop)
+        step = max(1, step)
         for first in range(0, stop, step):
             await send({"type": "http.response.body", "body": body[first : min(first + step, stop)], "more_body": True})
             if rate:
                 await asyncio.sleep(step / rate)
         if stop < len(body):
             # What was sent so far arrives; only the rest is missing.
-            await _disconnect(drop, receive, orderly=True)
+            connection: Connection = scope["embed_emulator.connection"]
+            connection.drop(orderly=True)
+            await _disconnected(receive)
             return
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -130,30 +151,33 @@ def _faulty_response(rule: FaultRule, scope: Scope) -> Response:
     return refused(Request(scope), Refusal(message, code=code, status=status, headers=headers))
 
 
-def dropper(scope: Scope, send: Send) -> Drop:
-    """Return what breaks the connection: the in-process transport brings it along, else uvicorn's transport is used."""
-    drop: Drop | None = scope.get("extensions", {}).get("embed_emulator.drop")
-    if drop is not None:
-        return drop
+def connection_of(scope: Scope, send: Send) -> Connection:
+    """Return the client's connection: the in-process transport brings its own, else it is uvicorn's."""
+    own: Connection | None = scope.get("extensions", {}).get("embed_emulator.connection")
     # ASGI has no message for this. Uvicorn's `send` is a method of its request cycle, which holds the transport.
-    transport: Any = getattr(getattr(send, "__self__", None), "transport", None)
+    return own or _UvicornConnection(getattr(getattr(send, "__self__", None), "transport", None))
 
-    def abort(*, orderly: bool = False) -> None:
-        if transport is None:
+
+class _UvicornConnection:
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+
+    def drop(self, *, orderly: bool = False) -> None:
+        if self._transport is None:
             raise ConnectionAbortedError("This server cannot break connections; the fault rule has no effect.")
         if orderly:
-            transport.close()
+            self._transport.close()
             return
-        connection = transport.get_extra_info("socket")
+        connection = self._transport.get_extra_info("socket")
         if connection is not None:
             # Without lingering the peer sees a reset, not an orderly end.
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        transport.abort()
+        self._transport.abort()
 
-    return abort
+    def hang(self) -> None:
+        """Do nothing: the server answers no further request on this connection before this one."""
 
 
-async def _disconnect(drop: Drop, receive: Receive, *, orderly: bool = False) -> None:
-    drop(orderly=orderly)
+async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

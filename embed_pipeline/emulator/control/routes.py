@@ -140,7 +140,7 @@ async def advance_clock(request: Request) -> dict[str, Any]:
     seconds = values.get("seconds")
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         raise Refusal("seconds must be a number.")
-    return {"now": to_rfc3339(platform_of(request).clock.advance(seconds))}
+    return {"now": to_rfc3339(await in_thread(request, platform_of(request).clock.advance, seconds))}
 
 
 async def replace_timing(request: Request) -> dict[str, Any]:

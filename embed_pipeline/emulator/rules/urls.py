@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from pathlib import Path
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
 from embed_pipeline.emulator.rules.refusal import Refusal
 
@@ -41,16 +42,33 @@ _DRIVES = (
 )
 
 
+def is_file_url(url: str) -> bool:
+    """Return whether a URL names a file of this machine."""
+    return url[:5].lower() == "file:"
+
+
 def check_link(url: str, path: str) -> None:
-    """Refuse what is no address of a file; the URL itself stays out of the message, it may be signed."""
+    """Refuse a URL that is not the address of a file; the URL itself stays out of the message, it may be signed.
+
+    Args:
+        url: The source.
+        path: The path of the request's field, for the message.
+
+    Raises:
+        Refusal: If it is malformed, or neither `http://`, `https://` nor `file://`.
+    """
     try:
         parts = urlsplit(url)
-        named = bool(parts.hostname) or parts.scheme == "file"
-        if any(ord(character) < 0x20 or ord(character) == 0x7F for character in url):
+        # Parsers drop or translate these characters silently, each in its own way.
+        odd = any(ord(character) < 0x20 or ord(character) == 0x7F for character in url) or (
+            "\\" in url and not is_file_url(url)
+        )
+        if odd or parts.port == 0 or b"\0" in unquote_to_bytes(url):
             raise ValueError
     except ValueError:
         raise Refusal(f"{path} is not a valid URL.", path) from None
-    if parts.scheme not in ("http", "https", "file") or not named:
+    named = bool(parts.hostname) or parts.scheme == "file"
+    if parts.scheme not in ("http", "https", "file") or not url.lower().startswith(f"{parts.scheme}://") or not named:
         raise Refusal(f"{path} must be a direct http or https link to a media file.", path)
 
 
@@ -66,12 +84,10 @@ def check_url(url: str, *, media_root: Path | None, allow_private: bool, field: 
     Raises:
         Refusal: If the source lies where this emulator does not read.
     """
-    parts = urlsplit(url)
-    if parts.scheme == "file":
-        if media_root is None:
-            raise Refusal("file:// sources need an emulator that was started with --media-root.", field)
+    if is_file_url(url):
         below_root(url, media_root, field=field)
         return
+    parts = urlsplit(url)
     reason = not_media(parts)
     if reason is not None:
         raise Refusal(f"{field}: {reason}.", field)
@@ -90,12 +106,12 @@ def check_url(url: str, *, media_root: Path | None, allow_private: bool, field: 
         )
 
 
-def below_root(url: str, media_root: Path, *, field: str = "url") -> Path:
+def below_root(url: str, media_root: Path | None, *, field: str = "url") -> Path:
     """Find the file that a `file://` URL names.
 
     Args:
         url: The source.
-        media_root: The folder below which the file must lie once every link is resolved.
+        media_root: The folder below which the file must lie once every link is resolved. None allows no file.
         field: The path of the request's field, for the message.
 
     Returns:
@@ -104,14 +120,16 @@ def below_root(url: str, media_root: Path, *, field: str = "url") -> Path:
     Raises:
         Refusal: If it lies elsewhere. The answer is the same whether or not there is such a file.
     """
-    parts = urlsplit(url)
-    if parts.netloc not in ("", "localhost"):
-        raise Refusal(f"{field}: a file:// source names no host; write file:///path/to/file.", field)
+    if media_root is None:
+        raise Refusal("file:// sources need an emulator that was started with --media-root.", field)
     # A name may hold `?` or `#` unescaped: a file has neither query nor fragment.
-    path = unquote(url.split("://", 1)[1].removeprefix("localhost"))
+    host, slash, path = url[len("file://") :].partition("/")
+    if not url.lower().startswith("file://") or host.lower() not in ("", "localhost") or not slash:
+        raise Refusal(f"{field}: a file:// source names no host; write file:///path/to/file.", field)
     root = media_root.resolve()
     try:
-        resolved = Path(path).resolve()
+        # A name need not be UTF-8.
+        resolved = Path(os.fsdecode(b"/" + unquote_to_bytes(path))).resolve()
     except (OSError, ValueError, RuntimeError):
         resolved = Path("/")
     if not resolved.is_relative_to(root):

@@ -7,6 +7,7 @@ import re
 import secrets
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 _RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})", re.ASCII)
@@ -21,12 +22,15 @@ class Clock:
 
     Args:
         frozen_at: Epoch milliseconds to stand still at. None lets time run.
+        skew_sec: Seconds that it is ahead of the machine's clock, or (negative) behind.
     """
 
-    def __init__(self, frozen_at: int | None = None) -> None:
+    def __init__(self, frozen_at: int | None = None, skew_sec: float = 0.0) -> None:
         self._lock = threading.Lock()
-        self._offset_ms = 0
+        self._offset_ms = round(skew_sec * 1000)
         self._frozen_at = frozen_at
+        # Called with the new time after every advance.
+        self.listeners: list[Callable[[int], None]] = []
 
     def now(self) -> int:
         """Return the current time as epoch milliseconds."""
@@ -49,7 +53,10 @@ class Clock:
             raise ValueError(f"the clock moves forward only, by less than 10**10 seconds; got {seconds!r}")
         with self._lock:
             self._offset_ms += round(seconds * 1000)
-        return self.now()
+        now = self.now()
+        for listener in self.listeners:
+            listener(now)
+        return now
 
 
 def to_rfc3339(epoch_ms: int) -> str:

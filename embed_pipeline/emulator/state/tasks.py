@@ -38,6 +38,7 @@ CREATE INDEX IF NOT EXISTS tasks_by_status ON tasks (status, created_at, seq);
 CREATE INDEX IF NOT EXISTS tasks_queued ON tasks (seq) WHERE work = 'queued';
 CREATE INDEX IF NOT EXISTS tasks_unfinished ON tasks (seq) WHERE work != 'done';
 CREATE INDEX IF NOT EXISTS tasks_unsettled ON tasks (release_at) WHERE status = 'processing' AND outcome IS NOT NULL;
+CREATE TABLE IF NOT EXISTS late_creates (seq INTEGER PRIMARY KEY, due INTEGER NOT NULL, body TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS results (
   task_id TEXT PRIMARY KEY REFERENCES tasks (id) ON DELETE CASCADE,
   labels TEXT NOT NULL,
@@ -157,6 +158,21 @@ class TaskStore:
                     json.dumps(effects or {}),
                 ),
             )
+
+    def add_late(self, body: str, *, due: int) -> None:
+        """Keep the JSON of a request whose task is created at `due` (epoch milliseconds)."""
+        with self.write() as connection:
+            connection.execute("INSERT INTO late_creates (due, body) VALUES (?, ?)", (due, body))
+
+    def take_late(self, now: int) -> list[tuple[int, str]]:
+        """Return (due, body) of every late request whose time has come, in order, and forget them."""
+        due = "SELECT due, body FROM late_creates WHERE due <= ? ORDER BY due, seq"
+        if not self.reader.execute(due, (now,)).fetchall():
+            return []
+        with self.write() as connection:
+            taken = connection.execute(due, (now,)).fetchall()
+            connection.execute("DELETE FROM late_creates WHERE due <= ?", (now,))
+        return taken
 
     def get(self, task_id: str) -> Task | None:
         """Return a task, or None if there is none of this id."""

@@ -8,9 +8,11 @@ import hashlib
 import os
 import socket
 import sys
-import time
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, Self
 from urllib.parse import urljoin
 
 import httpx
@@ -18,12 +20,11 @@ import httpx
 from embed_pipeline.emulator.rules.bounds import size_fault
 from embed_pipeline.emulator.rules.refusal import Refusal
 from embed_pipeline.emulator.rules.request import AcceptedRequest
-from embed_pipeline.emulator.rules.urls import below_root, is_public
+from embed_pipeline.emulator.rules.urls import below_root, is_file_url, is_public
 from embed_pipeline.emulator.settings import EmulatorSettings
 
 _FETCH_SEC = 600.0
 _REDIRECTS = 5
-_BLOCK = 1 << 20
 UNREACHABLE = "failed to fetch or materialize source media"
 
 Resolver = Callable[[str, int], list[str]]
@@ -49,9 +50,8 @@ def check_reachable(url: str, settings: EmulatorSettings, *, field: str) -> None
         Refusal: If the file is not there, or the first bytes of the URL cannot be read.
     """
     try:
-        if url.startswith("file:"):
-            root = settings.media_root
-            if root is None or not below_root(url, root, field=field).is_file():
+        if is_file_url(url):
+            if not below_root(url, settings.media_root, field=field).is_file():
                 raise SourceError
         else:
             fetch(
@@ -86,12 +86,15 @@ def fetch(
     Raises:
         SourceError: If the source cannot be read or is too large.
     """
-    deadline = time.monotonic() + _FETCH_SEC
     timeout = httpx.Timeout(30.0, connect=10.0)
     # Proxies of the environment would look names up for themselves, past the check.
-    with httpx.Client(timeout=timeout, trust_env=False, follow_redirects=False) as client:
+    with (
+        _Deadline(_FETCH_SEC) as deadline,
+        httpx.Client(timeout=timeout, trust_env=False, follow_redirects=False) as client,
+    ):
         for _ in range(_REDIRECTS + 1):
             request = _pinned_request(client, url, allow_private, resolve or _addresses)
+            request.extensions["trace"] = deadline.trace
             try:
                 response = client.send(request, stream=True)
                 try:
@@ -102,28 +105,70 @@ def fetch(
                     if response.status_code != httpx.codes.OK:
                         raise SourceError(f"{UNREACHABLE} (the server answered {response.status_code})")
                     if not only_look:
-                        _save(response, target, limit, deadline)
+                        _save(response, target, limit)
+                    if deadline.passed:  # without a length, a connection that ends looks like a complete body
+                        raise httpx.ReadTimeout("the download's time is over")
                     return
                 finally:
                     response.close()
             except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+                if deadline.passed:
+                    raise SourceError(f"{UNREACHABLE} (it took longer than {_FETCH_SEC:g} s)") from None
                 # The error's own text may hold the URL with its signature: only its kind is told.
                 raise SourceError(f"{UNREACHABLE} ({type(error).__name__})") from None
     raise SourceError(f"{UNREACHABLE} (too many redirects)")
 
 
-def _save(response: httpx.Response, target: Path, limit: int, deadline: float) -> None:
+class _Deadline:
+    """Ends a download once its time is over, whatever the server has sent in between.
+
+    Timeouts of httpx bound a single read: a server that sends a byte now and then would hold a worker for ever.
+
+    Args:
+        seconds: How long the download may take in all.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.passed = False
+        self._lock = threading.Lock()
+        self._sockets: list[socket.socket] = []
+        self._timer = threading.Timer(seconds, self._end)
+        self._timer.daemon = True
+
+    def __enter__(self) -> Self:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def trace(self, event: str, info: dict[str, Any]) -> None:
+        """Take note of a connection as soon as it stands; a callback of httpx."""
+        if event == "connection.connect_tcp.complete":
+            with self._lock:
+                self._sockets.append(info["return_value"].get_extra_info("socket"))
+            if self.passed:
+                self._end()
+
+    def _end(self) -> None:
+        with self._lock:
+            self.passed = True
+            for connection in self._sockets:
+                # Not closed, which would not wake the thread that reads from it.
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+
+
+def _save(response: httpx.Response, target: Path, limit: int) -> None:
     announced = response.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > limit:
         raise size_failure(int(announced), limit)
     size = 0
     with target.open("wb") as file:
-        for block in response.iter_bytes(_BLOCK):
+        for block in response.iter_raw():
             size += len(block)
             if size > limit:
                 raise size_failure(size, limit)
-            if time.monotonic() > deadline:
-                raise SourceError(f"{UNREACHABLE} (it took longer than {_FETCH_SEC:.0f} s)")
             file.write(block)
 
 
@@ -209,7 +254,7 @@ def local_file(
         SourceError: If the source cannot be read, or is too large.
     """
     largest = settings.sizes.of_source(request.input_type) if limit is None else limit
-    if request.source_kind == "url" and not request.source.startswith("file:"):
+    if request.source_kind == "url" and not is_file_url(request.source):
         path = kept.with_name(f"{kept.name}.fetched")
         try:
             fetch(request.source, path, limit=largest, allow_private=settings.allow_private_sources)
@@ -219,8 +264,7 @@ def local_file(
         return path, True
     if request.source_kind == "url":
         try:
-            root = settings.media_root
-            found = None if root is None else below_root(request.source, root)
+            found: Path | None = below_root(request.source, settings.media_root)
         except Refusal as refusal:
             raise SourceError from refusal
     elif request.source_kind == "asset":

@@ -73,6 +73,7 @@ class Upkeep:
         while True:
             try:
                 self._platform.journal.flush()
+                self._platform.creation.create_due(self._platform.clock.now())
                 if self._swept_at is None or self._platform.clock.now() - self._swept_at >= _SWEEP_EVERY_MS:
                     self.sweep()
             except sqlite3.Error:

@@ -47,7 +47,7 @@ def test_an_uploaded_file_becomes_ready_and_is_embedded(start, media_folder):
     assert asset["status"] == "ready"
     assert asset["duration"] == pytest.approx(12.0, abs=0.1)
     assert asset["size"] == (media_folder / "silent film.mp4").stat().st_size
-    assert asset["technical_metadata"]["video_width"] == 96
+    assert asset["technical_metadata"]["video_width"] == 480
     assert (asset["file_type"], asset["user_metadata"]) == ("video/mp4", {"shelf": 3})
     done = emulator.finished(task_of(emulator, created["_id"]).json()["_id"])
     assert done["status"] == "ready"
@@ -257,7 +257,7 @@ def test_a_thumbnail_is_a_picture_of_the_film(start, media_folder):
     assert answer.headers["content-type"] == "image/jpeg"
     with av.open(io.BytesIO(answer.content)) as picture:
         pixels = next(picture.decode(video=0)).to_ndarray(format="rgb24")
-    assert pixels.shape == (64, 96, 3)
+    assert pixels.shape == (360, 480, 3)
     # The film brightens by 4 with every picture; a tenth into its sixty it is dark, and evenly so.
     assert pixels.mean() == pytest.approx(24, abs=24)
     assert pixels.std() < 4

@@ -67,7 +67,7 @@ def test_the_official_sdk_speaks_with_it_unchanged(version, media_folder):
         assert "failed to fetch" in seen["by_url"]
         assert seen["user_metadata"] == [{"shelf": 3, "row": ["left"]}, None]
         assert seen["inside"] == "ready"
-        assert seen["technical"] == 96
+        assert seen["technical"] == 480
         for name, status in (("bad_upload", 400), ("no_upload", 404), ("bad_asset", 400)):
             assert seen[name][1] == status, name
         assert seen["async"] == {"created": "processing", "rows": 8, "listed": True, "assets": 4}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embed_pipeline.emulator import EmulatorSettings
+from embed_pipeline.emulator import EmulatorSettings, Switches
 from embed_pipeline.emulator.engine import EmbedRequest, Fixed, embed, embed_query
 from embed_pipeline.testing import TEST_SETTINGS
 from embed_pipeline_tests.emulator.conftest import Caller
@@ -35,7 +35,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def emulator(start, folder) -> Caller:
-    return start(EmulatorSettings(media_root=folder, workers=1))
+    return start(EmulatorSettings(media_root=folder, workers=1, switches=Switches(picture_size="any")))
 
 
 def ask(emulator: Caller, kind: str, value: dict[str, Any], model: str = "marengo3.0", /, **top: Any):

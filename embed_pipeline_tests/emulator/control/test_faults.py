@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import asyncio
+import time
 from dataclasses import replace
+from datetime import timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
@@ -8,9 +12,11 @@ import pytest
 
 from embed_pipeline.emulator.control.behaviour import Timing
 from embed_pipeline.emulator.control.faults import MESSAGES, FaultPlan, read_faults
+from embed_pipeline.emulator.control.injection import Injection
 from embed_pipeline.emulator.server import Emulator
+from embed_pipeline.emulator.state.clock import from_rfc3339
 from embed_pipeline.errors import ConfigurationError
-from embed_pipeline.testing import TEST_SETTINGS
+from embed_pipeline.testing import TEST_SETTINGS, InProcessEmulator
 from embed_pipeline_tests.emulator.conftest import TASKS, Caller, video_request
 
 
@@ -143,6 +149,141 @@ def test_list_pages_repeat_and_shift(emulator):
     assert page(1) == [*ids[:2], ids[0]]
 
 
+def listed(emulator: Caller, **query: Any) -> list[str]:
+    return [item["_id"] for item in emulator.http.get(TASKS, params=query).json()["data"]]
+
+
+def test_the_list_lags_behind_and_a_retrieve_does_not(emulator):
+    old = emulator.created()
+    emulator.emulator.advance(60)
+    inject(emulator, {"kind": "lag", "lag_sec": 30})
+    new = emulator.created()
+    assert emulator.retrieve(new)["status"] == "processing"
+    answer = emulator.http.get(TASKS).json()
+    assert ([item["_id"] for item in answer["data"]], answer["page_info"]["total_results"]) == ([old], 1)
+    assert listed(emulator, ended_at="2099-01-01T00:00:00Z") == [old]
+    emulator.emulator.advance(29)
+    assert listed(emulator) == [old]
+    emulator.emulator.advance(1)
+    assert listed(emulator) == [new, old]
+    assert {entry["faults"][0] for entry in emulator.emulator.journal("list")} == {"lag-1"}
+
+
+@pytest.mark.parametrize(("connection", "error"), [("drop", httpx.ReadError), ("hang", httpx.ReadTimeout)])
+def test_a_task_is_made_long_after_its_client_is_gone(emulator, connection, error):
+    inject(emulator, {"kind": "late", "delay_sec": 600, "connection": connection, "count": 1, "match": "late"})
+    with pytest.raises(error):
+        emulator.create("https://media.example.com/late.mp4")
+    prompt = emulator.created()
+    emulator.emulator.advance(599)
+    assert listed(emulator) == [prompt]
+    assert emulator.emulator.summary()["tasks_created"] == 1
+    began = emulator.emulator.platform.clock.now() - 599_000
+    emulator.emulator.advance(3600)
+    # As if its time had been looked at all the while: it bears the time at which it was due.
+    late, _ = emulator.emulator.tasks()
+    assert (late.input_url, late.created_at) == ("https://media.example.com/late.mp4", began + 600_000)
+    assert listed(emulator) == [late.id, prompt]
+    assert emulator.emulator.summary()["tasks_created"] == 2
+    assert emulator.finished(late.id)["status"] == "ready"
+    (entry, _) = emulator.emulator.journal("create")
+    assert (entry["status"], entry["task_id"], entry["faults"]) == (None, None, ["late-1"])
+    emulator.emulator.advance(10**6)
+    assert len(emulator.emulator.tasks()) == 2
+
+
+def test_what_is_sent_again_before_its_late_task_is_made_is_paid_for_twice(emulator):
+    inject(emulator, {"kind": "late", "delay_sec": 60, "count": 1})
+    with pytest.raises(httpx.ReadError):
+        emulator.create()
+    emulator.created()
+    emulator.emulator.advance(60)
+    assert emulator.emulator.summary()["repeated_sources"] == {"https://media.example.com/a.mp4": 2}
+
+
+def test_a_late_create_is_checked_at_once_and_again_when_it_is_due(start, media_folder):
+    settings = replace(TEST_SETTINGS, media_root=media_folder, limits={"media_minutes_per_hour": 1})
+    emulator = start(settings)
+    inject(emulator, {"kind": "late", "delay_sec": 60})
+    assert emulator.http.post(TASKS, json={"input_type": "smell"}).status_code == 400
+    with pytest.raises(httpx.ReadError):
+        emulator.create("file:///etc/hostname")  # outside the root: refused, but nobody is told
+    with pytest.raises(httpx.ReadError):
+        emulator.create()
+    inject(emulator)
+    assert emulator.create().status_code == 202
+    emulator.emulator.advance(61)
+    assert len(emulator.emulator.tasks()) == 2
+    # Its minutes count from then on.
+    refused = emulator.create()
+    assert (refused.status_code, refused.headers["x-ratelimit-duration-remaining"]) == (429, "0")
+
+
+def test_late_creates_outlive_a_restart(start, tmp_path):
+    settings = replace(TEST_SETTINGS, state=tmp_path / "state")
+    with InProcessEmulator(settings) as first:
+        first.inject({"kind": "late", "delay_sec": 60})
+        with pytest.raises(httpx.ReadError):
+            Caller(first).create()
+    second = start(settings)
+    assert task_count(second) == 0
+    second.emulator.advance(3600)
+    assert task_count(second) == 1
+
+
+def test_a_late_create_is_made_in_real_time_too(start):
+    emulator = start()
+    inject(emulator, {"kind": "late", "delay_sec": 0})
+    with pytest.raises(httpx.ReadError):
+        emulator.create()
+    deadline = time.monotonic() + 60
+    while not emulator.emulator.tasks():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.server
+def test_a_client_that_gives_up_leaves_its_late_task_behind():
+    with Emulator(TEST_SETTINGS) as server, httpx.Client(base_url=server.base_url, headers={"x-api-key": "k"}) as http:
+        server.platform.faults.replace([{"kind": "late", "delay_sec": 60, "connection": "hang"}])
+        with pytest.raises(httpx.ReadTimeout):
+            http.post(TASKS, json=video_request(), timeout=0.2)
+        server.platform.clock.advance(60)
+        assert http.get(TASKS).json()["page_info"]["total_results"] == 1
+
+
+@pytest.mark.parametrize(("kind", "sizes"), [("drip", {1}), ("slow", {10})])
+def test_a_body_drips_byte_by_byte_or_trickles(kind, sizes):
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"0123456789" * 3})
+
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    (rule,) = FaultPlan([{"kind": kind, "bytes_per_sec": 100.0 if kind == "slow" else 10**6}]).rules
+    asyncio.run(Injection(FaultPlan(), answer).serve([rule], {}, None, send))
+    blocks = [message["body"] for message in sent[1:-1]]
+    assert b"".join(blocks) == b"0123456789" * 3
+    assert {len(block) for block in blocks} == sizes
+
+
+@pytest.mark.parametrize("skew", [3600.0, -86_400.5])
+def test_the_platforms_clock_may_be_skewed(start, skew):
+    emulator = start(replace(TEST_SETTINGS, clock_skew_sec=skew))
+    here = time.time()
+    created = emulator.created()
+    item = emulator.http.get(TASKS).json()["data"][0]
+    told = emulator.http.get(f"{TASKS}/{created}").headers["date"]
+    assert parsedate_to_datetime(told).timestamp() - here == pytest.approx(skew, abs=60)
+    assert from_rfc3339(item["created_at"]) / 1000 - here == pytest.approx(skew, abs=60)
+    emulator.emulator.advance(500)
+    later = emulator.control("GET", "/status")
+    assert parsedate_to_datetime(later.headers["date"]) - parsedate_to_datetime(told) == timedelta(seconds=500)
+
+
 def test_a_rule_happens_as_often_and_as_late_as_it_says():
     plan = FaultPlan([{"kind": "status", "on": "create", "skip": 2, "count": 3}])
     happened = [bool(plan.draw("create", "")) for _ in range(8)]
@@ -198,6 +339,9 @@ def test_a_latency_delays_the_answer(emulator):
         ({"kind": "drop", "match": 5}, "match"),
         ({"kind": "fail", "message": 5}, "message"),
         ({"kind": "missing", "option": "visuall"}, "visuall"),
+        ({"kind": "late", "connection": "keep"}, "keep"),
+        ({"kind": "late", "on": "list"}, "list"),
+        ({"kind": "lag", "lag_sec": "long"}, "lag_sec"),
     ],
 )
 def test_a_rule_that_makes_no_sense_is_named(emulator, rule, names):

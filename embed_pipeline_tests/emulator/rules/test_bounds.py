@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import av
 import numpy as np
@@ -76,46 +77,60 @@ def refused(emulator, source: dict[str, str]) -> str | None:
     return answer.json()["error"]["code"] if answer.status_code == 400 else None
 
 
-def test_what_is_known_of_an_asset_is_checked_at_creation(start, media_folder):
-    film = media_folder / "silent film.mp4"
-    for changes, code in (
-        ({}, None),
-        ({"min_duration_sec": 13.0}, "video_duration_too_short"),
-        ({"max_duration_sec": 11.0}, "video_duration_too_long"),
-        ({"sizes": Sizes(fetched=1000)}, "video_filesize_too_large"),
-        ({"switches": Switches(picture_size="documented")}, "video_resolution_too_low"),
+def write_film(path: Path, width: int, height: int) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=1)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for shade in range(6):
+            picture = np.full((height, width, 3), shade * 40, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+ANY_SIZE = Switches(picture_size="any")
+
+
+def test_what_is_known_of_an_asset_is_checked_at_creation(start, tmp_path):
+    film, tiny = write_film(tmp_path / "film.mp4", 480, 360), write_film(tmp_path / "tiny.mp4", 96, 64)
+    for changes, path, code in (
+        ({}, film, None),
+        ({"min_duration_sec": 13.0}, film, "video_duration_too_short"),
+        ({"max_duration_sec": 5.0}, film, "video_duration_too_long"),
+        ({"sizes": Sizes(fetched=1000)}, film, "video_filesize_too_large"),
+        ({}, tiny, "video_resolution_too_low"),
+        ({"switches": ANY_SIZE}, tiny, None),
     ):
         emulator = start(replace(SETTINGS, **changes))
-        assert refused(emulator, {"asset_id": asset_of(emulator, film)}) == code
+        assert refused(emulator, {"asset_id": asset_of(emulator, path)}) == code
 
 
-def test_a_file_is_checked_at_creation_where_sources_are_and_else_fails_its_task(start, media_folder):
-    film = {"url": (media_folder / "silent film.mp4").as_uri()}
+def test_a_file_is_checked_at_creation_where_sources_are_and_else_fails_its_task(start, tmp_path, media_folder):
+    tiny = {"url": write_film(tmp_path / "tiny.mp4", 96, 64).as_uri()}
     text = {"url": (media_folder / "text.mp4").as_uri()}
-    settings = replace(SETTINGS, media_root=media_folder)
-    strict = start(replace(settings, switches=Switches(picture_size="documented", source_check="create")))
-    assert refused(strict, film) == "video_resolution_too_low"
-    assert refused(strict, text) == "video_file_broken"
-    later = start(replace(settings, switches=Switches(picture_size="documented")))
-    answer = later.http.post(TASKS, json={"input_type": "video", "video": {"media_source": film}})
-    done = later.finished(answer.json()["_id"])
-    assert done["status"] == "failed"
-    assert "Resolution (96x64) is below minimum limit of 360x360" in done["error"]["message"]
-    usual = start(settings)
-    answer = usual.http.post(TASKS, json={"input_type": "video", "video": {"media_source": film}})
-    assert usual.finished(answer.json()["_id"])["status"] == "ready"
+    strict = replace(SETTINGS, switches=Switches(source_check="create"))
+    assert refused(start(replace(strict, media_root=tmp_path)), tiny) == "video_resolution_too_low"
+    assert refused(start(replace(strict, media_root=media_folder)), text) == "video_file_broken"
+    for switches, status in ((Switches(), "failed"), (ANY_SIZE, "ready")):
+        later = start(replace(SETTINGS, media_root=tmp_path, switches=switches))
+        answer = later.http.post(TASKS, json={"input_type": "video", "video": {"media_source": tiny}})
+        done = later.finished(answer.json()["_id"])
+        assert done["status"] == status
+        if status == "failed":
+            assert "Resolution (96x64) is below minimum limit of 360x360" in done["error"]["message"]
+
+
+def test_audio_has_a_smaller_bound_than_video(start, media_folder):
+    tone = {"url": (media_folder / "tone.wav").as_uri()}
+    emulator = start(replace(SETTINGS, media_root=media_folder, sizes=Sizes(audio=1000)))
+    body = {"input_type": "audio", "audio": {"media_source": tone}}
+    done = emulator.finished(emulator.http.post(TASKS, json=body).json()["_id"])
+    assert done["error"]["message"].startswith("File size (0.1 MB) exceeds maximum limit")
+    assert Sizes().of_source("audio") == Sizes().of_source("video") / 2 == 2 * 1024**3
 
 
 def test_a_video_within_the_bounds_is_embedded(start, tmp_path):
-    with av.open(str(tmp_path / "wide.mp4"), "w") as container:
-        stream = container.add_stream("mpeg4", rate=1)
-        stream.width, stream.height, stream.pix_fmt = 640, 360, "yuv420p"
-        for shade in range(6):
-            picture = np.full((360, 640, 3), shade * 40, np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
-    strict = Switches(picture_size="documented", source_check="create")
-    emulator = start(replace(SETTINGS, media_root=tmp_path, switches=strict))
-    task_id = emulator.created((tmp_path / "wide.mp4").as_uri())
-    assert emulator.finished(task_id)["status"] == "ready"
-    assert refused(emulator, {"asset_id": asset_of(emulator, tmp_path / "wide.mp4")}) is None
+    film = write_film(tmp_path / "wide.mp4", 864, 360)
+    emulator = start(replace(SETTINGS, media_root=tmp_path, switches=Switches(source_check="create")))
+    assert emulator.finished(emulator.created(film.as_uri()))["status"] == "ready"
+    assert refused(emulator, {"asset_id": asset_of(emulator, film)}) is None

@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+import os
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from embed_pipeline.emulator.rules.refusal import Refusal
-from embed_pipeline.emulator.rules.urls import below_root, check_url, not_media
+from embed_pipeline.emulator.rules.urls import below_root, check_link, check_url, not_media
+from embed_pipeline.testing import TEST_SETTINGS
 
 
 @pytest.mark.parametrize(
@@ -90,3 +97,50 @@ def test_private_hosts_are_refused_at_creation(host):
     with pytest.raises(Refusal, match="--allow-private-sources"):
         check_url(f"http://{host}/a.mp4?Signature=s3cr3t", media_root=None, allow_private=False, field="url")
     check_url(f"http://{host}/a.mp4", media_root=None, allow_private=True, field="url")
+
+
+ODD = [
+    "file:/x", "file:\\\\/x", "file:x", "file:", "file:/", "file://", "FILE:/x", "file://host/x", "file:///%00",
+    "file://./x",
+    "http:/a.example/b", "http:a.example/b", "https:\\\\a.example/b", "http://", "http:///b", "http://a.example:0/b",
+    "http://a.example:99999/b", "http://a.example:x/b", "http://[::1/b", "http://[zz]/b", "http://a.example/\x00",
+    "http://a.example/\nb", " http://a.example/b", "\thttp://a.example/b", "http://a.example\\@b.example/",
+    "ftp://a.example/b",
+    "//a.example/b", "a.mp4", "javascript:alert(1)", "data:video/mp4;base64,AAAA", "http", ":", "://", "\\",
+    "http://?", "http://#",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("url", ODD)
+def test_an_odd_url_is_refused_for_tasks_queries_and_assets(start, media_folder, url):
+    emulator = start(replace(TEST_SETTINGS, media_root=media_folder))
+    image = {"input_type": "image", "model_name": "marengo3.0", "image": {"media_source": {"url": url}}}
+    for answer in (
+        emulator.create(url),
+        emulator.http.post("/embed-v2", json=image),
+        emulator.http.post("/assets", data={"method": "url", "url": url}),
+    ):
+        assert answer.status_code == 400, answer.text
+    assert emulator.emulator.tasks() == []
+
+
+@given(
+    st.sampled_from(
+        ["", "file:", "file://", "file:///", "http://", "https://a.example", "HTTPS://", "http://a.example:"]
+    ),
+    st.text(max_size=30) | st.text(alphabet="/\\:@[]%?#.a0 ", max_size=20),
+)
+def test_any_text_is_a_url_or_refused_and_nothing_else(start_of, rest):
+    url = f"{start_of}{rest}"
+    for root in (None, Path("/srv")):
+        with suppress(Refusal):
+            check_link(url, "field")
+            check_url(url, media_root=root, allow_private=False, field="field")
+
+
+def test_a_file_whose_name_is_not_utf_8_is_found(tmp_path):
+    name = os.fsdecode(b"caf\xe9 ?#.mp4")
+    (tmp_path / name).touch()
+    for url in ((tmp_path / name).as_uri(), f"FILE://localhost{tmp_path}/caf%e9%20?#.mp4"):
+        check_link(url, "field")
+        assert below_root(url, tmp_path).is_file()

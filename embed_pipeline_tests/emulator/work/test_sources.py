@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -37,6 +39,16 @@ def web() -> Iterator[str]:
                 self.send_header("Content-Length", "1000")
                 self.end_headers()
                 self.wfile.write(b"x" * 10)
+            elif path.startswith("/drip"):
+                # A byte now and then, within the head or the body, for as long as somebody listens.
+                head, body = (
+                    (b"HTTP/1.1 200 OK\r\n", b"x: ") if path == "/drip/head" else (b"HTTP/1.1 200 OK\r\n\r\n", b"")
+                )
+                with suppress(OSError):
+                    self.wfile.write(head + body)
+                    while True:
+                        self.wfile.write(b"x")
+                        time.sleep(0.01)
             elif path == "/to":
                 self.send_response(302)
                 self.send_header("Location", query)
@@ -118,6 +130,13 @@ def test_every_hop_of_a_redirect_is_held_to_the_rule(tmp_path, web):
 def test_a_download_that_is_too_large_or_breaks_off_is_refused(tmp_path, web, path, words):
     with pytest.raises(SourceError, match=words):
         fetch(f"{web}{path}", tmp_path / "a", limit=10**6 if path == "/cut" else 500, allow_private=True)
+
+
+@pytest.mark.parametrize("path", ["/drip/head", "/drip/body", "/to?/drip/body"])
+def test_a_download_that_drips_ends_with_its_time(tmp_path, web, path, monkeypatch):
+    monkeypatch.setattr("embed_pipeline.emulator.work.sources._FETCH_SEC", 0.2)
+    with pytest.raises(SourceError, match=r"it took longer than 0\.2 s"):
+        fetch(f"{web}{path}", tmp_path / "a", limit=10**9, allow_private=True)
 
 
 def test_a_signature_stays_out_of_failures(start):
