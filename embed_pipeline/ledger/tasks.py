@@ -113,8 +113,9 @@ class Tasks:
 
         Args:
             claimed: The claim.
-            lease_sec: Seconds until it lapses; longer than the request may take.
-            doubt_sec: Seconds for which the platform may carry the request out, if nobody learns of its outcome.
+            lease_sec: Seconds until it lapses; the request is sent within them.
+            doubt_sec: Seconds after those for which the platform may still carry the request out, if nobody learns of
+                its outcome.
 
         Returns:
             Whether the claim is still this process's own: if not, nothing may be sent.
@@ -123,7 +124,7 @@ class Tasks:
             renewed = connection.execute(
                 sa.update(task)
                 .where(*_own(claimed), task.c.lease_until > now)
-                .values(lease_until=now + lease_sec, sent_at=now, in_doubt_until=now + doubt_sec)
+                .values(lease_until=now + lease_sec, sent_at=now, in_doubt_until=now + lease_sec + doubt_sec)
             )
             return renewed.rowcount == 1
 
@@ -158,18 +159,20 @@ class Tasks:
             )
             return {row.content.fingerprint: row for row in found if row is not None}
 
-    def clear_doubt(self, claimed: TaskRow, *, at_once: bool = False) -> bool:
+    def clear_doubt(self, claimed: TaskRow, *, looked_at: float, at_once: bool = False) -> bool:
         """Record that a request whose outcome was unknown created nothing; the claim stays.
 
         Args:
             claimed: The claim.
+            looked_at: When the platform was asked for the task, by the database's clock: before the first page of its
+                list. What was created after that is not in the answer.
             at_once: Also while the platform may still carry the request out.
 
         Returns:
             Whether the claim is this process's own, and its time of doubt is over.
         """
-        with self._database.write() as (connection, now):
-            over = sa.or_(sa.literal(at_once), task.c.in_doubt_until.is_(None), task.c.in_doubt_until <= now)
+        with self._database.write() as (connection, _):
+            over = sa.or_(sa.literal(at_once), task.c.in_doubt_until.is_(None), task.c.in_doubt_until <= looked_at)
             cleared = connection.execute(
                 sa.update(task).where(*_own(claimed), over).values(sent_at=None, in_doubt_until=None)
             )

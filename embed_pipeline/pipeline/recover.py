@@ -102,7 +102,7 @@ def recover(
         elif result is not None and result.undecided is not None and not insist:
             recovery.in_doubt[row.id] = result.undecided
             _give_back(pipeline, row, now)
-        elif ledger.tasks.clear_doubt(row, at_once=insist):
+        elif ledger.tasks.clear_doubt(row, looked_at=now, at_once=insist):
             recovery.cleared.append(row)
         else:
             recovery.in_doubt[row.id] = (

@@ -210,7 +210,7 @@ def test_request_may_be_sent_while_the_lease_lasts(ledger, clock):
     clock.move(9)
     assert send(ledger, row)
     sent = task_row(ledger, row.id)
-    assert (sent.sent_at, sent.in_doubt_until) == (clock.now, clock.now + DOUBT_SEC)
+    assert (sent.sent_at, sent.in_doubt_until) == (clock.now, clock.now + LEASE_SEC + DOUBT_SEC)
     clock.move(LEASE_SEC - 1)
     assert send(ledger, row)
     clock.move(LEASE_SEC)
@@ -345,18 +345,21 @@ def test_doubt_is_cleared_when_its_time_is_over(ledger, clock):
     send(ledger, row)
     ledger.tasks.leave_in_doubt(row, doubt_sec=30)
     (taken,) = ledger.tasks.take_over([row], owner="p2", lease_sec=LEASE_SEC)
-    assert not ledger.tasks.clear_doubt(taken)
+    early = clock.now
+    assert not ledger.tasks.clear_doubt(taken, looked_at=early)
     clock.move(30)
-    assert not ledger.tasks.clear_doubt(row)
-    assert ledger.tasks.clear_doubt(taken)
+    assert not ledger.tasks.clear_doubt(row, looked_at=clock.now)
+    # The task may have been created after that look.
+    assert not ledger.tasks.clear_doubt(taken, looked_at=early)
+    assert ledger.tasks.clear_doubt(taken, looked_at=clock.now)
     cleared = task_row(ledger, row.id)
     assert (cleared.state, cleared.sent_at, cleared.in_doubt_until) == (TaskState.CLAIMED, None, None)
 
 
-def test_doubt_is_cleared_at_once_where_a_person_insists(ledger):
+def test_doubt_is_cleared_at_once_where_a_person_insists(ledger, clock):
     row = claim(ledger)
     send(ledger, row)
-    assert ledger.tasks.clear_doubt(row, at_once=True)
+    assert ledger.tasks.clear_doubt(row, looked_at=clock.now, at_once=True)
 
 
 # Answers
