@@ -11,6 +11,7 @@ from embed_pipeline_tests.ledger.values import (
     TARGET,
     claim,
     collect,
+    content,
     facts,
     media_row,
     submit,
@@ -312,18 +313,40 @@ def test_file_that_a_run_works_on_is_not_due(ledger, clock):
     assert ledger.media.lapsed_runs("other") == set()
 
 
-def test_runs_that_died_are_counted(ledger, clock):
-    ledger.media.record(TARGET, [facts()])
+def test_tries_that_nothing_came_of_are_counted(ledger, clock):
+    ledger.media.record(TARGET, [facts("a.mp4"), facts("b.mp4", "f2")])
     for number in range(3):
-        ledger.media.begin_work("", ["a.mp4"], run_id=f"r{number}", lease_sec=LEASE_SEC)
+        ledger.media.begin_work("", ["a.mp4", "b.mp4"], run_id=f"r{number}", lease_sec=LEASE_SEC)
         assert media_row(ledger).interruptions == number
+        ledger.media.count_try("", ["a.mp4"])
         clock.move(LEASE_SEC)
-    assert [file.interruptions for file in ledger.due(TARGET)] == [2]
-    ledger.media.begin_work("", ["a.mp4"], run_id="r2", lease_sec=LEASE_SEC)
-    assert media_row(ledger).interruptions == 2
-    ledger.media.end_work(run_id="r2")
+    assert {file.key: file.interruptions for file in ledger.due(TARGET)} == {"a.mp4": 3, "b.mp4": 0}
+    ledger.media.begin_work("", ["a.mp4"], run_id="r3", lease_sec=LEASE_SEC)
+    assert media_row(ledger).interruptions == 3
+    ledger.media.end_work(run_id="r3")
     row = media_row(ledger)
     assert (row.run_id, row.lease_until, row.interruptions) == (None, None, 0)
+
+
+def test_try_that_the_process_outlived_is_not_counted(ledger):
+    ledger.media.record(TARGET, [facts()])
+    ledger.media.count_try("", ["a.mp4"])
+    ledger.media.set_type("", {"a.mp4": ("audio", 5.0)})
+    assert media_row(ledger).interruptions == 0
+    ledger.media.count_try("", ["a.mp4"])
+    collect(ledger, submit(ledger, content=content(digest="audio-1")))
+    assert media_row(ledger).interruptions == 0
+
+
+def test_failures_in_a_row_are_counted(ledger):
+    ledger.media.record(TARGET, [facts("a.mp4"), facts("b.mp4", "f2")])
+    for number in range(1, 4):
+        ledger.media.defer(
+            "", {"a.mp4": (f"reset [request {number}]", 60), "b.mp4": ("no slot", None)}, failed=["a.mp4"]
+        )
+        assert [media_row(ledger, key).failures for key in ("a.mp4", "b.mp4")] == [number, 0]
+    submit(ledger)
+    assert media_row(ledger).failures == 0
 
 
 def test_file_that_another_run_works_on_stays_with_it(ledger):

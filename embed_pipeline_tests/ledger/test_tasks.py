@@ -922,7 +922,7 @@ def test_two_contents_of_one_source_are_not_asked_for_at_once(ledger, clock):
     assert isinstance(changed, ClaimOutcome)
     assert (changed.step, changed.task) == (Step.WAIT, first)
     assert send(ledger, first)
-    clock.move(DOUBT_SEC - 1)
+    clock.move(LEASE_SEC + DOUBT_SEC - 1)
     waiting = try_claim(ledger, "a.mp4", "f2", owner="p2", source_url=URL)
     assert isinstance(waiting, ClaimOutcome), "its request may still be carried out"
     clock.move(1)
