@@ -38,7 +38,7 @@ class DueFile:
         key: The partition key.
         step: What: `SUBMIT` or `RECOVER`; `WAIT` or `COLLECT` where only a task is to be attached to it that serves
             its content already.
-        interruptions: Runs that died while they worked on it.
+        interruptions: Runs that died while they read it.
         media_type: `audio` or `video`.
         duration_sec: Its length in seconds, where known.
     """
@@ -61,7 +61,7 @@ class PendingFile:
         state: `PROCESSING`, or `READY` or `COLLECTED` where its result can be had.
         created_at: When the task was created, in seconds since 1970.
         platform: Where.
-        interruptions: Runs that died while they collected it.
+        interruptions: Runs that died while they fetched its result.
         is_free: Whether no run works on it or was requested for it.
     """
 

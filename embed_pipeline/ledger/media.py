@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from embed_pipeline.ledger import outbox
 from embed_pipeline.ledger.database import Database
 from embed_pipeline.ledger.outbox import OutboxRow
+from embed_pipeline.ledger.rows import TASK_COLUMNS, media_of, media_query, task_of
 from embed_pipeline.ledger.states import SERVING
 from embed_pipeline.ledger.tables import media, pipeline, task
 from embed_pipeline.ledger.values import Content, MediaFacts, Target, TaskRow
@@ -135,8 +136,6 @@ class MediaFiles:
 
     def report_again(self, target: Target, keys: Collection[str]) -> None:
         """Put all that is known of media files into the outbox, for an instance that does not know them."""
-        from embed_pipeline.ledger.rows import media_of, media_query
-
         with self._database.write() as (connection, now):
             for part in chunks(sorted(keys)):
                 lock_files(connection, target.pipeline, part)
@@ -169,7 +168,7 @@ class MediaFiles:
                 connection.execute(
                     sa.update(media)
                     .where(media.c.pipeline == name, media.c.key == key)
-                    .values(media_type=media_type, duration_sec=duration_sec, updated_at=now)
+                    .values(media_type=media_type, duration_sec=duration_sec, updated_at=now, interruptions=0)
                 )
 
     def request(self, name: str, keys: Collection[str], *, patience_sec: float) -> None:
@@ -193,9 +192,8 @@ class MediaFiles:
                 )
 
     def begin_work(self, name: str, keys: Collection[str], *, run_id: str, lease_sec: float) -> None:
-        """Record that a run works on media files; one that a dead run left is counted as interrupted."""
+        """Record that a run works on media files, but for those that a live run works on."""
         with self._database.write() as (connection, now):
-            interrupted = sa.and_(media.c.run_id.is_not(None), media.c.run_id != run_id, media.c.lease_until <= now)
             for part in chunks(sorted(keys)):
                 lock_files(connection, name, part)
                 connection.execute(
@@ -205,12 +203,22 @@ class MediaFiles:
                     .values(
                         run_id=run_id,
                         lease_until=now + lease_sec,
-                        interruptions=media.c.interruptions + sa.case((interrupted, 1), else_=0),
                         requests=0,
                         deferred_reason=None,
                         deferred_since=None,
                         deferred_until=None,
                     )
+                )
+
+    def count_try(self, name: str, keys: Collection[str]) -> None:
+        """Count media files as interrupted, until anything comes of them: whatever they hold may kill the process."""
+        with self._database.write() as (connection, _):
+            for part in chunks(sorted(keys)):
+                lock_files(connection, name, part)
+                connection.execute(
+                    sa.update(media)
+                    .where(media.c.pipeline == name, media.c.key.in_(part))
+                    .values(interruptions=media.c.interruptions + 1)
                 )
 
     def renew_work(self, *, run_id: str, lease_sec: float) -> None:
@@ -237,12 +245,15 @@ class MediaFiles:
             )
             return {str(run_id) for (run_id,) in found}
 
-    def defer(self, name: str, reasons: Mapping[str, tuple[str, float | None]]) -> None:
+    def defer(
+        self, name: str, reasons: Mapping[str, tuple[str, float | None]], *, failed: Collection[str] = ()
+    ) -> None:
         """Record why nothing is done for media files at present.
 
         Args:
             name: The pipeline.
             reasons: The reason, and for how many seconds, by partition key; None for an unknown time.
+            failed: The partition keys of those for which a run failed, which is counted.
         """
         with self._database.write() as (connection, now):
             for key, (reason, wait_sec) in sorted(reasons.items()):
@@ -254,6 +265,7 @@ class MediaFiles:
                         deferred_since=since,
                         deferred_reason=reason,
                         deferred_until=None if wait_sec is None else now + wait_sec,
+                        failures=media.c.failures + int(key in failed),
                     )
                 )
 
@@ -275,6 +287,7 @@ UNDEFERRED: dict[str, Any] = {
     "deferred_until": None,
     "requests": 0,
     "interruptions": 0,
+    "failures": 0,
 }
 _EMBEDDED = (
     "embedded_fingerprint",
@@ -310,46 +323,49 @@ def attach(
         own: The partition keys that it reports; None for all.
         again: Also report the files that are attached already, and those whose task gave no result.
     """
-    from embed_pipeline.ledger.rows import TASK_COLUMNS, task_of
-    from embed_pipeline.ledger.states import wanted_digest
-
-    states = sa.or_(task.c.state.in_(SERVING), sa.and_(sa.true() if again else sa.false(), task.c.task_id.is_not(None)))
-
     rows: list[OutboxRow] = []
     for part in chunks(sorted(keys)):
-        lock_files(connection, target.pipeline, part)
-        query = (
-            sa.select(media.c.key, media.c.uri, media.c.fingerprint, media.c.task_id.label("attached"), *TASK_COLUMNS)
-            .select_from(
-                media.join(
-                    task,
-                    sa.and_(
-                        task.c.fingerprint == media.c.fingerprint,
-                        task.c.settings_digest == wanted_digest(target),
-                        task.c.platform == target.platform,
-                        task.c.is_latest,
-                    ),
-                )
-            )
-            .where(media.c.pipeline == target.pipeline, media.c.key.in_(part), states)
-        )
-        found = {row.key: row for row in connection.execute(query)}
+        # Locked before their tasks are read: a content must not change until it is attached.
+        files = connection.execute(
+            sa.select(media.c.key, media.c.uri, media.c.fingerprint, media.c.media_type, media.c.task_id)
+            .where(media.c.pipeline == target.pipeline, media.c.key.in_(part))
+            .order_by(media.c.key)
+            .with_for_update()
+        ).all()
+        tasks = _latest_tasks(connection, target, {file.fingerprint for file in files})
         changes: list[outbox.Change] = []
-        for key in part:
-            row = found.get(key)
-            served = task_of(row) if row is not None else None
-            if row is None or served is None or (row.attached == served.task_id and not again):
+        for file in files:
+            served = tasks.get((file.fingerprint, target.digest(file.media_type)))
+            if served is None or served.task_id is None or not (again or served.state in SERVING):
                 continue
-            attached = served.key != key or row.attached == served.task_id or served.pipeline != target.pipeline
-            changes.append(("task", key, task_payload(served, row.uri, row.fingerprint, attached=attached)))
-            if row.attached != served.task_id:
+            is_attached = file.task_id == served.task_id
+            if is_attached and not again:
+                continue
+            elsewhere = served.key != file.key or served.pipeline != target.pipeline
+            payload = task_payload(served, file.uri, file.fingerprint, attached=elsewhere or is_attached)
+            changes.append(("task", file.key, payload))
+            if not is_attached:
                 connection.execute(
                     sa.update(media)
-                    .where(media.c.pipeline == target.pipeline, media.c.key == key)
+                    .where(media.c.pipeline == target.pipeline, media.c.key == file.key)
                     .values(task_id=served.task_id, updated_at=now, run_id=None, lease_until=None, **UNDEFERRED)
                 )
         rows += outbox.append(connection, now, target.pipeline, changes, run_id=run_id, own=own)
     return rows
+
+
+def _latest_tasks(
+    connection: sa.Connection, target: Target, fingerprints: Collection[str]
+) -> dict[tuple[str, str], TaskRow]:
+    """Return the latest tasks of contents for a pipeline, by fingerprint and settings digest."""
+    query = sa.select(*TASK_COLUMNS).where(
+        task.c.fingerprint.in_(fingerprints),
+        task.c.settings_digest.in_({target.audio_digest, target.video_digest}),
+        task.c.platform == target.platform,
+        task.c.is_latest,
+    )
+    found = map(task_of, connection.execute(query))
+    return {(row.content.fingerprint, row.content.settings_digest): row for row in found if row is not None}
 
 
 def names_of(connection: sa.Connection, target: Target, content: Content) -> list[str]:
@@ -380,10 +396,13 @@ def _lock(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> Non
 
 def insert_new(connection: sa.Connection, table: sa.Table) -> Any:
     """Return an insert that leaves rows alone which are there already."""
-    from sqlalchemy.dialects import postgresql, sqlite
+    if connection.dialect.name == "sqlite":
+        from sqlalchemy.dialects import sqlite
 
-    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    return insert(table).on_conflict_do_nothing()
+        return sqlite.insert(table).on_conflict_do_nothing()
+    from sqlalchemy.dialects import postgresql
+
+    return postgresql.insert(table).on_conflict_do_nothing()
 
 
 def ensure_pipeline(connection: sa.Connection, name: str) -> None:

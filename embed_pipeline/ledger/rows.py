@@ -92,6 +92,7 @@ def media_of(row: Any) -> MediaRow:
         deferred_until=row.media_deferred_until,
         requests=row.media_requests,
         interruptions=row.media_interruptions,
+        failures=row.media_failures,
         run_id=row.media_run_id,
         lease_until=row.media_lease_until,
     )

@@ -71,6 +71,7 @@ media = sa.Table(
     sa.Column("deferred_until", _double),
     sa.Column("requests", sa.Integer, nullable=False, server_default="0"),
     sa.Column("interruptions", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
     sa.Column("run_id", _name),
     sa.Column("lease_until", _double),
     sa.Column("updated_at", _double, nullable=False),

@@ -82,6 +82,7 @@ class Tasks:
             ensure_pipeline(connection, target.pipeline)
             budget = _Budget(connection, now, target, run_id, limits)
             latest = _latest(connection, now, target, [claim.content for claim in claims], lock=True)
+            open_claims = _open_claims(connection, now, claims)
             outcomes: dict[Content, Claimed | ClaimOutcome] = {}
             # In one order, so that two transactions never wait for each other.
             for claim in sorted(claims, key=lambda one: one.content):
@@ -90,8 +91,11 @@ class Tasks:
                 before, step = latest.get(claim.content, (None, Step.SUBMIT))
                 if step is not Step.SUBMIT and before is not None and _may_follow(before, step, ask, run_id):
                     step = Step.SUBMIT
+                other = open_claims.get((claim.key, claim.source_url))
                 if step is not Step.SUBMIT:
                     outcomes[claim.content] = ClaimOutcome(step, before)
+                elif other is not None and other.content != claim.content:
+                    outcomes[claim.content] = ClaimOutcome(Step.WAIT, other)
                 elif (reached := budget.reached(claim, before)) is not None:
                     outcomes[claim.content] = ClaimOutcome(Step.SUBMIT, before, reached)
                 else:
@@ -109,8 +113,9 @@ class Tasks:
 
         Args:
             claimed: The claim.
-            lease_sec: Seconds until it lapses; longer than the request may take.
-            doubt_sec: Seconds for which the platform may carry the request out, if nobody learns of its outcome.
+            lease_sec: Seconds until it lapses; the request is sent within them.
+            doubt_sec: Seconds after those for which the platform may still carry the request out, if nobody learns of
+                its outcome.
 
         Returns:
             Whether the claim is still this process's own: if not, nothing may be sent.
@@ -119,7 +124,7 @@ class Tasks:
             renewed = connection.execute(
                 sa.update(task)
                 .where(*_own(claimed), task.c.lease_until > now)
-                .values(lease_until=now + lease_sec, sent_at=now, in_doubt_until=now + doubt_sec)
+                .values(lease_until=now + lease_sec, sent_at=now, in_doubt_until=now + lease_sec + doubt_sec)
             )
             return renewed.rowcount == 1
 
@@ -154,18 +159,20 @@ class Tasks:
             )
             return {row.content.fingerprint: row for row in found if row is not None}
 
-    def clear_doubt(self, claimed: TaskRow, *, at_once: bool = False) -> bool:
+    def clear_doubt(self, claimed: TaskRow, *, looked_at: float, at_once: bool = False) -> bool:
         """Record that a request whose outcome was unknown created nothing; the claim stays.
 
         Args:
             claimed: The claim.
+            looked_at: When the platform was asked for the task, by the database's clock: before the first page of its
+                list. What was created after that is not in the answer.
             at_once: Also while the platform may still carry the request out.
 
         Returns:
             Whether the claim is this process's own, and its time of doubt is over.
         """
-        with self._database.write() as (connection, now):
-            over = sa.or_(sa.literal(at_once), task.c.in_doubt_until.is_(None), task.c.in_doubt_until <= now)
+        with self._database.write() as (connection, _):
+            over = sa.or_(sa.literal(at_once), task.c.in_doubt_until.is_(None), task.c.in_doubt_until <= looked_at)
             cleared = connection.execute(
                 sa.update(task).where(*_own(claimed), over).values(sent_at=None, in_doubt_until=None)
             )
@@ -178,10 +185,15 @@ class Tasks:
             _lock(connection, *live)
             connection.execute(sa.update(task).where(*live).values(lease_until=now + lease_sec))
 
-    def note_upload(self, claimed: TaskRow, asset_id: str | None) -> None:
-        """Record the upload that was made under a claim, so that a recovery can use or delete it."""
+    def note_upload(self, claimed: TaskRow, asset_id: str | None) -> bool:
+        """Record the upload that was made under a claim, so that a recovery can use or delete it.
+
+        Returns:
+            Whether the claim is this process's own.
+        """
         with self._database.write() as (connection, _):
-            connection.execute(sa.update(task).where(*_own(claimed)).values(asset_id=asset_id))
+            noted = connection.execute(sa.update(task).where(*_own(claimed)).values(asset_id=asset_id))
+            return noted.rowcount == 1
 
     def release(self, claimed: TaskRow) -> None:
         """Give a claim back, because nothing was created and the content is not at fault."""
@@ -330,7 +342,8 @@ class Tasks:
         Args:
             target: The pipeline.
             row: The claim or the task.
-            state: `REFUSED` for a claim, `FAILED`, `RETRYABLE` or `EXPIRED` for a task.
+            state: `REFUSED` for a claim whose request created nothing; `FAILED`, `RETRYABLE` or `EXPIRED` for a task;
+                `FAILED` also for a claim of which it cannot be told.
             error: Why, in words.
             retry_after_sec: Seconds until another attempt may follow.
             own: The partition keys that the run reports.
@@ -338,8 +351,8 @@ class Tasks:
         """
         if state not in ENDED:
             raise ValueError(f"{state} is no end")
-        open_states = (TaskState.CLAIMED,) if state is TaskState.REFUSED else SERVING
-        condition = _own(row) if state is TaskState.REFUSED else (task.c.id == row.id, task.c.state.in_(open_states))
+        is_claim = state is TaskState.REFUSED or (state is TaskState.FAILED and row.state is TaskState.CLAIMED)
+        condition = _own(row) if is_claim else (task.c.id == row.id, task.c.state.in_(SERVING))
         with self._database.write() as (connection, now):
             retry_at = None if retry_after_sec is None else now + retry_after_sec
             found = connection.execute(
@@ -532,6 +545,10 @@ class Tasks:
             # Its run died before anything was sent, so the same attempt goes on under a new owner.
             values |= {"attempt": before.attempt, "tries": before.tries, "sent_at": None, "in_doubt_until": None}
             values |= {"fence": before.fence + 1}
+            if before.source_filename is not None:
+                # What it may have uploaded bears the earlier name, which tells content and settings as well.
+                is_upload = claim.source_filename is not None
+                values |= {"source_filename": before.source_filename} if is_upload else {"asset_id": None}
             taken = sa.update(task).where(*_own(before))
             found = connection.execute(taken.values(values).returning(*TASK_COLUMNS)).one_or_none()
         else:
@@ -564,6 +581,28 @@ def _latest(
         for row in connection.execute(query.with_for_update() if lock else query):
             if (latest := task_of(row)) is not None and latest.content in wanted:
                 found[latest.content] = (latest, Step(row.step))
+    return found
+
+
+def _open_claims(
+    connection: sa.Connection, now: float, claims: Collection[Claim]
+) -> dict[tuple[str, str | None], TaskRow]:
+    """Return the claims under which a task may be created from the source of one of these, by key and source.
+
+    The platform's list shows the source, and not the content that it held: of two requests for one source that are
+    both without an answer, nobody could tell which task is whose.
+    """
+    sources = {(claim.key, claim.source_url) for claim in claims if claim.source_url is not None}
+    found: dict[tuple[str, str | None], TaskRow] = {}
+    for part in chunks(sorted({key for key, _ in sources})):
+        query = sa.select(*TASK_COLUMNS).where(
+            task.c.state == TaskState.CLAIMED,
+            task.c.key.in_(part),
+            sa.or_(task.c.lease_until > now, task.c.in_doubt_until > now),
+        )
+        for row in map(task_of, connection.execute(query.order_by(task.c.id))):
+            if row is not None and (row.key, row.source_url) in sources:
+                found[row.key, row.source_url] = row
     return found
 
 

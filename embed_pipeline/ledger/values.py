@@ -168,7 +168,8 @@ class MediaRow:
         deferred_since: Since when.
         deferred_until: Until when; None for an unknown time.
         requests: Runs requested for it since one last began to work on it.
-        interruptions: Runs that died while they worked on it, since anything last came of one.
+        interruptions: Runs that died while they read it or fetched its result, since anything last came of one.
+        failures: Runs that failed to do anything for it, since anything last came of one.
         run_id: The run that works on it.
         lease_until: Until when that run counts as alive.
     """
@@ -198,6 +199,7 @@ class MediaRow:
     deferred_until: float | None
     requests: int
     interruptions: int
+    failures: int
     run_id: str | None
     lease_until: float | None
 

@@ -1,25 +1,29 @@
-"""One pipeline as a context value: where its media files, its dataset, its ledger and its platform are."""
+"""Context of the work: one pipeline as a value, and what every run over it needs."""
 
 from __future__ import annotations
 
 import hashlib
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
-from embed_pipeline.ledger import Ledger, Target
+from embed_pipeline.errors import ConfigurationError, DatasetError, EmbedPipelineError
+from embed_pipeline.ledger import Ledger, LedgerError, OutboxRow, Target
 from embed_pipeline.pipeline.settings import EmbeddingSettings, PipelinePolicy
 from embed_pipeline.pipeline.sources import Delivery
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from embed_pipeline.client import EmbedClient
     from embed_pipeline.dataset import EmbeddingDataset
-    from embed_pipeline.ledger import OutboxRow
     from embed_pipeline.media import MediaLibrary
 
 EMULATOR = "emulator"
+Report = Callable[[Sequence[OutboxRow]], None]
+"""Reports changes in the thread that calls it, and deletes them from the outbox when it is done."""
 
 
 @dataclass(frozen=True)
@@ -92,3 +96,77 @@ def platform_of(base_url: str) -> str:
 
 def report_nothing(_rows: Sequence[OutboxRow]) -> None:
     """Leave changes in the outbox, for whoever reports them."""
+
+
+@contextmanager
+def working(pipeline: PipelineContext, run_id: str, owner: str) -> Iterator[None]:
+    """Renew the leases of a run while it works, and end them with it.
+
+    Args:
+        pipeline: The pipeline.
+        run_id: The run, which has leases on media files.
+        owner: The process, which has claims.
+    """
+    ledger, lease_sec, over = pipeline.ledger, pipeline.policy.lease_sec, threading.Event()
+
+    def renew() -> None:
+        while not over.wait(lease_sec / 3):
+            # The next turn may reach the ledger again; a claim that lapses meanwhile is noticed before it is used.
+            with suppress(EmbedPipelineError):
+                ledger.media.renew_work(run_id=run_id, lease_sec=lease_sec)
+                ledger.tasks.renew(owner, lease_sec=lease_sec)
+
+    thread = threading.Thread(target=renew, name="embed-pipeline-leases", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        # Without the ledger they lapse by themselves, and what ended the run is the error to read.
+        with suppress(LedgerError):
+            ledger.media.end_work(run_id=run_id)
+
+
+class CircuitBreaker:
+    """Trips when errors are not specific to one file.
+
+    A wrong key or a spent plan trips it at once; a failing platform or connection, a wrong address, or a dataset that
+    cannot be written, once it has failed several files in a row.
+    """
+
+    _IN_A_ROW = 3
+
+    def __init__(self) -> None:
+        self._failures = 0
+
+    def reset(self) -> None:
+        """Record a request that was answered, or a result that was written."""
+        self._failures = 0
+
+    def trips_on(self, error: EmbedPipelineError) -> bool:
+        """Return whether to send no more requests after this error."""
+        from embed_pipeline.client import culprit_of
+
+        culprit = culprit_of(error)
+        if culprit == "account" or isinstance(error, ConfigurationError):
+            return True
+        if culprit == "platform" or isinstance(error, DatasetError):
+            self._failures += 1
+            return self._failures >= self._IN_A_ROW
+        return False
+
+
+def describe_exception(error: Exception) -> str:
+    """Return an unforeseen error in one sentence, without what an address in it may hold of a secret."""
+    from embed_pipeline.redaction import redact
+
+    words = redact(str(error)) or "without words"
+    return f"an unexpected {type(error).__name__}: {words}. Its traceback is in the run's log."
+
+
+def traceback_of(error: Exception) -> str:
+    """Return where an error came from, for the run's log; addresses in it are cut as well."""
+    from embed_pipeline.redaction import redact
+
+    return redact("".join(traceback.format_exception(error)))

@@ -103,7 +103,7 @@ def recover(
                 "another one, submit it with force."
             )
             _give_back(pipeline, row, now)
-        elif ledger.tasks.clear_doubt(row, at_once=insist):
+        elif ledger.tasks.clear_doubt(row, looked_at=now, at_once=insist):
             recovery.cleared.append(row)
         else:
             recovery.in_doubt[row.id] = (

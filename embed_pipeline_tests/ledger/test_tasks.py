@@ -69,7 +69,7 @@ def test_claim_is_given_once(ledger, clock):
     row = claim(ledger, owner="p1", run_id="r1")
     assert (row.state, row.attempt, row.tries, row.run_id, row.owner) == (TaskState.CLAIMED, 1, 1, "r1", "p1")
     assert (row.content, row.key, row.claimed_at, row.sent_at) == (content(), "a.mp4", clock.now, None)
-    assert (row.settings, row.minutes, row.source_url) == (SETTINGS, 1.0, "https://media.example.com/a.mp4")
+    assert (row.settings, row.minutes, row.source_url) == (SETTINGS, 1.0, "https://media.example.com/f1/a.mp4")
     outcome = try_claim(ledger, owner="p2")
     assert step_of(outcome) is Step.WAIT
     assert outcome.task == row
@@ -210,7 +210,7 @@ def test_request_may_be_sent_while_the_lease_lasts(ledger, clock):
     clock.move(9)
     assert send(ledger, row)
     sent = task_row(ledger, row.id)
-    assert (sent.sent_at, sent.in_doubt_until) == (clock.now, clock.now + DOUBT_SEC)
+    assert (sent.sent_at, sent.in_doubt_until) == (clock.now, clock.now + LEASE_SEC + DOUBT_SEC)
     clock.move(LEASE_SEC - 1)
     assert send(ledger, row)
     clock.move(LEASE_SEC)
@@ -345,18 +345,21 @@ def test_doubt_is_cleared_when_its_time_is_over(ledger, clock):
     send(ledger, row)
     ledger.tasks.leave_in_doubt(row, doubt_sec=30)
     (taken,) = ledger.tasks.take_over([row], owner="p2", lease_sec=LEASE_SEC)
-    assert not ledger.tasks.clear_doubt(taken)
+    early = clock.now
+    assert not ledger.tasks.clear_doubt(taken, looked_at=early)
     clock.move(30)
-    assert not ledger.tasks.clear_doubt(row)
-    assert ledger.tasks.clear_doubt(taken)
+    assert not ledger.tasks.clear_doubt(row, looked_at=clock.now)
+    # The task may have been created after that look.
+    assert not ledger.tasks.clear_doubt(taken, looked_at=early)
+    assert ledger.tasks.clear_doubt(taken, looked_at=clock.now)
     cleared = task_row(ledger, row.id)
     assert (cleared.state, cleared.sent_at, cleared.in_doubt_until) == (TaskState.CLAIMED, None, None)
 
 
-def test_doubt_is_cleared_at_once_where_a_person_insists(ledger):
+def test_doubt_is_cleared_at_once_where_a_person_insists(ledger, clock):
     row = claim(ledger)
     send(ledger, row)
-    assert ledger.tasks.clear_doubt(row, at_once=True)
+    assert ledger.tasks.clear_doubt(row, looked_at=clock.now, at_once=True)
 
 
 # Answers
@@ -549,9 +552,10 @@ def test_refusal_is_recorded_by_the_holder_alone(ledger, clock):
     assert task_row(ledger, late.id).state is TaskState.REFUSED
 
 
-def test_claim_does_not_fail_before_it_is_answered(ledger):
+@pytest.mark.parametrize("state", [TaskState.RETRYABLE, TaskState.EXPIRED])
+def test_claim_does_not_end_like_a_task_before_it_is_answered(ledger, state):
     row = claim(ledger)
-    end(ledger, row, TaskState.FAILED)
+    end(ledger, row, state)
     assert task_row(ledger, row.id).state is TaskState.CLAIMED
 
 
@@ -904,3 +908,51 @@ def test_discoveries_side_by_side_record_each_file_once(ledger):
 def test_content_is_a_value(ledger):
     assert Content("f1", "video-1", TARGET.platform) == content()
     assert len({content(), Content("f1", "video-1", TARGET.platform)}) == 1
+
+
+# One source, two contents
+
+
+URL = "https://media.example.com/a.mp4"
+
+
+def test_two_contents_of_one_source_are_not_asked_for_at_once(ledger, clock):
+    first = claim(ledger, "a.mp4", "f1", source_url=URL)
+    changed = try_claim(ledger, "a.mp4", "f2", owner="p2", source_url=URL)
+    assert isinstance(changed, ClaimOutcome)
+    assert (changed.step, changed.task) == (Step.WAIT, first)
+    assert send(ledger, first)
+    clock.move(LEASE_SEC + DOUBT_SEC - 1)
+    waiting = try_claim(ledger, "a.mp4", "f2", owner="p2", source_url=URL)
+    assert isinstance(waiting, ClaimOutcome), "its request may still be carried out"
+    clock.move(1)
+    claim(ledger, "a.mp4", "f2", owner="p2", source_url=URL)
+
+
+def test_claims_of_other_sources_and_answered_ones_are_no_obstacle(ledger):
+    submit(ledger, "a.mp4", "f1", task_id="t1", source_url=URL)
+    claim(ledger, "a.mp4", "f2", source_url=URL)
+    claim(ledger, "b.mp4", "f3", source_url=URL)
+    claim(ledger, "a.mp4", "f4", source_url=None, source_filename="a.f4.mp4")
+    claim(ledger, "a.mp4", "f5", source_url=None, source_filename="a.f5.mp4")
+
+
+def test_claim_that_goes_on_keeps_the_name_of_what_was_uploaded_under_it(ledger, clock):
+    upload = {"source_url": None, "source_filename": "a.f1.mp4"}
+    ledger.tasks.note_upload(claim(ledger, "a.mp4", **upload), "asset-1")
+    clock.move(LEASE_SEC)
+    renamed = claim(ledger, "b.mp4", owner="p2", **(upload | {"source_filename": "b.f1.mp4"}))
+    assert (renamed.asset_id, renamed.source_filename) == ("asset-1", "a.f1.mp4")
+    clock.move(LEASE_SEC)
+    read_in_place = claim(ledger, "b.mp4", owner="p3")
+    assert (read_in_place.asset_id, read_in_place.source_filename) == (None, None)
+
+
+def test_claim_whose_task_cannot_be_told_ends_as_failed_for_a_person(ledger):
+    ledger.media.record(TARGET, [facts()])
+    claimed = claim(ledger)
+    assert send(ledger, claimed)
+    end(ledger, claimed, TaskState.FAILED)
+    assert media_row(ledger).state is MediaState.FAILED
+    assert step_of(try_claim(ledger, owner="p2")) is Step.GIVE_UP
+    assert claim(ledger, owner="p2", ask="failed").attempt == 2

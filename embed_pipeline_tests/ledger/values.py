@@ -40,7 +40,7 @@ def facts(key: str = "a.mp4", fingerprint: str = "f1", **more: Any) -> MediaFact
 
 
 def wish(key: str = "a.mp4", fingerprint: str = "f1", **more: Any) -> Claim:
-    more = {"minutes": 1.0, "source_url": f"https://media.example.com/{key}"} | more
+    more = {"minutes": 1.0, "source_url": f"https://media.example.com/{fingerprint}/{key}"} | more
     return Claim(more.pop("content", content(fingerprint)), key, more.pop("media_type", "video"), SETTINGS, **more)
 
 

@@ -41,6 +41,7 @@ def upgrade() -> None:
         sa.Column("deferred_until", sa.Double(), nullable=True),
         sa.Column("requests", sa.Integer(), server_default="0", nullable=False),
         sa.Column("interruptions", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("failures", sa.Integer(), server_default="0", nullable=False),
         sa.Column("run_id", _name, nullable=True),
         sa.Column("lease_until", sa.Double(), nullable=True),
         sa.Column("updated_at", sa.Double(), nullable=False),
