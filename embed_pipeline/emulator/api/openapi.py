@@ -19,7 +19,7 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class ErrorDetails(TypedDict, total=False):
-    """What is wrong, for a program and for a person."""
+    """An error."""
 
     code: Required[str]
     message: Required[str]
@@ -56,7 +56,7 @@ class InputTokens(TypedDict, total=False):
 
 
 class Usage(TypedDict, total=False):
-    """What a request with Marengo 3.5 used."""
+    """Usage of a request with Marengo 3.5."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
 
@@ -94,7 +94,7 @@ class TaskSummary(TypedDict, total=False):
 
 
 class Failure(TypedDict):
-    """Why a task failed."""
+    """The reason of a failed task."""
 
     message: str
 
@@ -113,7 +113,7 @@ class Task(TypedDict, total=False):
 
 
 class PageInfo(TypedDict):
-    """Which page of how many."""
+    """Position of a page, and the totals."""
 
     limit_per_page: int
     page: int
@@ -159,7 +159,7 @@ class CreateAsset(TypedDict, total=False):
 
 
 class UploadUrl(TypedDict, total=False):
-    """Where to put a chunk."""
+    """A presigned URL for one chunk."""
 
     chunk_index: int
     url: str

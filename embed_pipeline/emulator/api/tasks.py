@@ -162,7 +162,7 @@ def _look_up(platform: Platform, task_id: str) -> Task | None:
 
 
 def not_found(collection: str, item_id: str) -> Refusal:
-    """The answer for an id that nothing has."""
+    """Return the refusal for an id that does not exist."""
     message = f"{collection} with id {item_id[:80]} does not exist."
     return Refusal(message, code="resource_not_exist", status=404)
 

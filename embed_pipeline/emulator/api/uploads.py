@@ -116,7 +116,7 @@ async def more_urls(request: Request) -> Response:
 
 
 async def report_chunks(request: Request) -> Response:
-    """`POST /assets/multipart-uploads/{upload_id}`: say which chunks arrived; the last report completes the asset."""
+    """`POST /assets/multipart-uploads/{upload_id}`: report chunks; the last report completes the asset."""
     platform = platform_of(request)
     reports = checked(ReportChunks, await read_json(request, _BODY)).completed_chunks
 

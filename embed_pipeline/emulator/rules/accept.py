@@ -26,7 +26,7 @@ _USUAL = Switches()
 _SOURCE_KINDS: dict[str, SourceKind] = {"url": "url", "base64_string": "base64", "asset_id": "asset"}
 _OPTIONS: dict[str, tuple[str, ...]] = {"image": ("visual",), "video": ("visual", "audio"), "audio": ("audio",)}
 _PRIVATE = ("url", "base64_string", "input_text", "proof")
-# A name of another model or input type is no unknown one: the platform knows it, and says that it does not go here.
+# Fields of another model or input type are not unknown: the message for them differs.
 _MODELS: tuple[type[BaseModel], ...] = (
     *TASKS.values(),
     *QUERIES.values(),

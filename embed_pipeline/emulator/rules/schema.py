@@ -116,7 +116,7 @@ def _one_source(schema: dict[str, Any]) -> None:
 
 
 class MediaSource(Closed):
-    """Where a medium is: exactly one of its members."""
+    """A media source: exactly one of its members."""
 
     model_config = ConfigDict(json_schema_extra=_one_source)
 
@@ -361,14 +361,14 @@ class Multi35(Multi):
 
 
 class Request30(Closed):
-    """What every request for Marengo 3.0 may hold."""
+    """Fields of every request for Marengo 3.0."""
 
     model_name: Literal["marengo3.0"] = "marengo3.0"
     embedding_uncertainty: Literal[False] = False
 
 
 class Request35(Closed):
-    """What every request for Marengo 3.5 may hold."""
+    """Fields of every request for Marengo 3.5."""
 
     model_name: Literal["marengo3.5"]
     embedding_dimension: Annotated[Whole, WithJsonSchema({"enum": list(DIMENSIONS)})] = 512
@@ -390,10 +390,9 @@ class Request35(Closed):
 
 
 def _request(base: type[Closed], kind: str, medium: type[Closed], **fields: Any) -> type[BaseModel]:
-    """Make the model of a request: its input type, and the object of that name."""
-    own: dict[str, Any] = {"input_type": (Literal[kind], ...), kind: (medium, ...), **fields}
-    made: type[BaseModel] = create_model(f"Embed{medium.__name__}", __base__=base, **own)
-    return made
+    """Return the model of a request: its input type, and the object of that name."""
+    members: dict[str, Any] = {"input_type": (Literal[kind], ...), kind: (medium, ...), **fields}
+    return create_model(f"Embed{medium.__name__}", __base__=base, **members)
 
 
 Models: TypeAlias = dict[tuple[str, str], type[BaseModel]]

@@ -135,7 +135,7 @@ def below_root(url: str, media_root: Path | None, *, field: str = "url") -> Path
 
 
 def not_media(parts: SplitResult) -> str | None:
-    """Say why a link cannot lead to the bytes of a media file; nothing is fetched.
+    """Return why a link cannot lead to the bytes of a media file; nothing is fetched.
 
     Args:
         parts: The link.
@@ -158,7 +158,7 @@ def _below(host: str, domains: tuple[str, ...]) -> bool:
 
 
 def is_public(host: str) -> bool:
-    """Tell whether an address may be reached from anywhere.
+    """Return whether an address is public.
 
     Raises:
         ValueError: If it is a name, not an address.

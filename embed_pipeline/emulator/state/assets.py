@@ -41,7 +41,7 @@ _COLUMNS = (
 class Asset:
     """An uploaded file.
 
-    Attributes:
+    Args:
         id: 24 hex characters.
         created_at: Epoch milliseconds.
         method: `direct`, `url` or `multipart`.
@@ -54,7 +54,7 @@ class Asset:
         release_at: Epoch milliseconds from which on the outcome may show.
         size: Bytes, once it is there.
         duration: Seconds, once it was read.
-        technical: What its header says, as JSON text.
+        technical: Metadata of its header, as JSON text.
         error: Why it failed.
     """
 
@@ -221,7 +221,7 @@ class AssetStore:
             size: Bytes.
             duration: Seconds.
             kind: `audio`, `video` or `image`.
-            technical: What its header says.
+            technical: Metadata of its header.
         """
         with self._database.write() as connection:
             connection.execute(

@@ -45,7 +45,7 @@ CREATE TABLE IF NOT EXISTS chunks (
 class Upload:
     """A multipart upload session.
 
-    Attributes:
+    Args:
         id: 24 hex characters.
         asset_id: The asset it becomes.
         created_at: Epoch milliseconds.
@@ -65,7 +65,7 @@ class Upload:
 
     @property
     def total_chunks(self) -> int:
-        """How many chunks the file has."""
+        """Number of chunks of the file."""
         return -(-self.total_size // self.chunk_size)
 
     @property
@@ -312,7 +312,7 @@ class Uploads:
                     (now, _EXPIRED, asset_id),
                 )
                 if not failed.rowcount:
-                    # The asset was deleted meanwhile: nobody will ask for its upload.
+                    # The asset was deleted, so its upload is of no use.
                     connection.execute("DELETE FROM uploads WHERE id = ?", (upload_id,))
         return len(expired)
 

@@ -103,7 +103,7 @@ class Creation:
             try:
                 self.create(accept_task(body, self._platform.settings.switches), body, due)
             except Refusal:
-                continue  # Nobody is left to be answered.
+                continue  # There is no client to answer any more.
 
     def _check_bounds(self, request: AcceptedRequest, field: str) -> None:
         """Refuse media that what is known at creation shows to be outside the platform's bounds."""

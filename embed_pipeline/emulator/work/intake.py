@@ -1,4 +1,4 @@
-"""What happens to an asset between its upload and its being ready: fetch it if need be, and read its header."""
+"""Intake of assets: fetches a file if need be, and reads its header."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class AssetIntake:
         except (SourceError, UnreadableMediaError) as failure:
             self._store.settle(asset_id, release_at=release_at, error=str(failure))
         except sqlite3.ProgrammingError:
-            return  # The store was closed meanwhile; the asset is read after a restart.
+            return  # The store was closed; the asset is read after a restart.
         except Exception:
             _log.exception("Asset %s failed for a reason of the emulator's own.", asset_id)
             self._store.settle(asset_id, release_at=release_at, error=UNREADABLE)

@@ -18,7 +18,7 @@ UNREADABLE = "The file could not be read as audio, video or an image."
 
 
 class UnreadableMediaError(Exception):
-    """A file is not media, or its header does not say how long it is."""
+    """A file is not media, or its header has no length."""
 
     def __init__(self) -> None:
         super().__init__(UNREADABLE)
@@ -28,7 +28,7 @@ class UnreadableMediaError(Exception):
 class MediaHeader:
     """The header of a media file.
 
-    Attributes:
+    Args:
         duration_sec: Length in seconds; None for an image.
         container: The container's format names, separated by commas; the format of an image.
         video_codec: The codec of the first video stream, or None if there is none; likewise the following.

@@ -1,4 +1,4 @@
-"""The gate that every request passes: host, journal, faults, key and limits, in that order."""
+"""Middleware around all routes: host, journal, faults, key and limits, in that order."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CATEGORIES: dict[str, Category] = {"create": "embed", "asset_create": "upload"}
 _POLLING = ("list", "retrieve")
 
 
-class Gate:
+class Middleware:
     """An ASGI application around the routes.
 
     Args:
@@ -101,8 +101,8 @@ class Gate:
         refusal = self._key_refusal(scope)
         headers: dict[str, str] = {}
         if refusal is None:
-            verdict_headers, refusal = self._limit(entry.endpoint)
-            headers.update(verdict_headers)
+            limit_headers, refusal = self._limit(entry.endpoint)
+            headers.update(limit_headers)
         if refusal is not None:
             await refused(Request(scope), refusal)(scope, receive, send)
             return
@@ -124,10 +124,10 @@ class Gate:
             category = "embed"
         if category is None:
             return {}, None
-        verdict = self.platform.limiter.request(category, self.platform.clock.now())
-        if verdict.allowed:
-            return verdict.headers, None
-        return verdict.headers, limit_refusal(verdict)
+        decision = self.platform.limiter.request(category, self.platform.clock.now())
+        if decision.allowed:
+            return decision.headers, None
+        return decision.headers, limit_refusal(decision)
 
     def _key_refusal(self, scope: Scope) -> Refusal | None:
         key = b""
