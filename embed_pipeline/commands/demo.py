@@ -51,7 +51,11 @@ def run_demo(context: CommandContext, console: Console) -> int:
     """
     project = prepared(context, console)
     if not (listing := listed(context)).files:
-        raise ConfigurationError(f"There are no media files in {project.location}{_left_out(listing)}: nothing to do.")
+        from embed_pipeline.pipeline.discover import left_out_in_words
+
+        words = left_out_in_words(listing)
+        left_out = f" (left out: {words})" if words else ""
+        raise ConfigurationError(f"There are no media files in {project.location}{left_out}: nothing to do.")
     project.require_writable()
     with interrupted_in_order(), platform_of(context, console) as (complete, _):
         project.dagster_home()
@@ -124,9 +128,12 @@ def _embed(context: CommandContext, console: Console) -> int:
         stopped = _drive(blueprint, instance, console)
         with blueprint.pipeline(connect=False) as pipeline:
             rows, dataset = read_statuses(pipeline), pipeline.dataset
+            left_out = pipeline.ledger.noted(pipeline.name)["left_out"]
     if stopped is not None and not dataset.spaces():
         raise EmbedPipelineError(stopped)
     console.print(status_table(rows, "What became of each media file"))
+    if left_out:
+        console.print(Text(f"Left out of the library: {left_out}."), soft_wrap=True)
     _show_neighbours(dataset, rows, console)
     _show_how_to_open(dataset, console)
     if stopped is not None:
@@ -199,12 +206,6 @@ def _trouble(discovered: Tick, collected: Tick) -> str | None:
     if failures := [*discovered.failures, *collected.failures]:
         return failures[0]
     return collected.message if collected.message and "could not be asked" in collected.message else None
-
-
-def _left_out(listing: Listing) -> str:
-    """What the library holds instead of media files, in words."""
-    parts = [f"{count} {reason}" for reason, count in listing.skipped.items()]
-    return f" (left out: {', '.join(parts)})" if parts else ""
 
 
 def _show_neighbours(dataset: EmbeddingDataset, rows: list[MediaStatus], console: Console) -> None:

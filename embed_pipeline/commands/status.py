@@ -40,14 +40,17 @@ def run_status(context: CommandContext, states: Collection[str], as_json: bool, 
 
     with opened(context) as (blueprint, _), blueprint.pipeline(connect=False) as pipeline:
         rows = read_statuses(pipeline)
+        left_out = pipeline.ledger.noted(pipeline.name)["left_out"]
     chosen = [row for row in rows if not states or row.state.value in states]
     if as_json:
-        document = {"counts": counts(rows), "media": [row.as_json() for row in chosen]}
+        document = {"counts": counts(rows), "left_out": left_out or "", "media": [row.as_json() for row in chosen]}
         console.out(json.dumps(document, ensure_ascii=False, indent=2), highlight=False)
         return 0
     console.print(status_table(_shown(chosen, bool(states)), "What became of each media file"))
     words = ", ".join(f"{count} {state}" for state, count in counts(rows).items() if count)
     console.print(f"{len(rows)} media files: {words or 'none was discovered yet'}.", highlight=False)
+    if left_out:
+        console.print(Text(f"Left out of the library: {left_out}."), soft_wrap=True)
     if not states and len(chosen) > _LEFT_OUT_BEYOND:
         console.print("Only files that are not embedded are listed. All of them: --json, or --state embedded.")
     return 0

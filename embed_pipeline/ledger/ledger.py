@@ -367,14 +367,14 @@ class Ledger:
         with self.database.read() as (connection, _):
             return connection.execute(query).scalar_one_or_none()
 
-    def note(self, name: str, **times: float | None) -> None:
-        """Record when something was last done for a pipeline: `imported_at`, `table_requested_at`, `table_built_at`."""
+    def note(self, name: str, **facts: float | str | None) -> None:
+        """Record facts of a pipeline: `imported_at`, `table_requested_at`, `table_built_at`, `left_out`."""
         with self.database.write() as (connection, _):
             ensure_pipeline(connection, name)
-            connection.execute(sa.update(pipeline).where(pipeline.c.name == name).values(times))
+            connection.execute(sa.update(pipeline).where(pipeline.c.name == name).values(facts))
 
     def noted(self, name: str) -> Mapping[str, Any]:
-        """Return when things were last done for a pipeline; None for never."""
+        """Return the facts that were recorded of a pipeline; None for those that were not."""
         with self.database.read() as (connection, _):
             row = connection.execute(sa.select(pipeline).where(pipeline.c.name == name)).mappings().one_or_none()
             return dict(row) if row is not None else {column.name: None for column in pipeline.c}

@@ -37,6 +37,8 @@ pipeline = sa.Table(
     sa.Column("imported_at", _double),
     sa.Column("table_requested_at", _double),
     sa.Column("table_built_at", _double),
+    # What the media library held besides media files when it was last listed, in words.
+    sa.Column("left_out", sa.Text),
 )
 
 media = sa.Table(

@@ -205,7 +205,12 @@ def build_embeddings_table(blueprint: Blueprint) -> dg.AssetsDefinition:
             context.log.info(str(published))
             yield dg.MaterializeResult(
                 asset_key=names.embeddings_table,
-                metadata={**_table_metadata(published), URI: pipeline.dataset.storage.uri("embeddings_table")},
+                metadata={
+                    **_table_metadata(published),
+                    URI: pipeline.dataset.storage.uri("embeddings_table"),
+                    "embed_pipeline/left_out_of_the_library": pipeline.ledger.noted(pipeline.name)["left_out"]
+                    or "nothing",
+                },
                 data_version=dg.DataVersion(published.snapshot.snapshot_id),
             )
             media_by_space = Counter[str]()

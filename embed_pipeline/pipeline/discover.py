@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
@@ -60,7 +60,7 @@ class DiscoveryReport:
         left: How many files wait for the next discovery.
         withheld: How many vanished files are kept until every file has been read.
         problems: Sentences about entries that a person may want to look at.
-        left_out: How many entries are no media files for us, by reason.
+        left_out: What the library holds besides media files, in words; empty for nothing.
     """
 
     files: int
@@ -72,7 +72,7 @@ class DiscoveryReport:
     left: int = 0
     withheld: int = 0
     problems: Sequence[str] = ()
-    left_out: Mapping[str, int] = field(default_factory=dict)
+    left_out: str = ""
 
     def __str__(self) -> str:
         parts = [
@@ -84,7 +84,7 @@ class DiscoveryReport:
             *([f"{len(self.forgotten)} forgotten"] if self.forgotten else []),
             *([f"{self.withheld} kept until every file of the library has been read"] if self.withheld else []),
             *([f"{self.left} left to the next tick"] if self.left else []),
-            *([f"{count} left out ({reason})" for reason, count in sorted(self.left_out.items())]),
+            *([f"left out: {self.left_out}"] if self.left_out else []),
         ]
         return ", ".join(parts)
 
@@ -174,6 +174,7 @@ def discover(pipeline: PipelineContext, *, budget_sec: float | None = None) -> D
     files = {file.key: file for file in listing.files}
     tokens = {key: content_token(file) for key, file in files.items()}
     known = ledger.media.known(pipeline.name)
+    noted_left_out = ledger.noted(pipeline.name)["left_out"]
     problems = list(listing.problems)
     left_sec = None if budget_sec is None else max(budget_sec - (time.monotonic() - started), 1.0)
     fingerprints = library.fingerprints(
@@ -196,6 +197,9 @@ def discover(pipeline: PipelineContext, *, budget_sec: float | None = None) -> D
     )
     facts = [facts_of(files[key], fingerprints[key], tokens[key]) for key in (*plan.record, *plan.refresh)]
     ledger.media.record(pipeline.target, facts)
+    left_out = left_out_in_words(listing)
+    if left_out != (noted_left_out or ""):
+        ledger.note(pipeline.name, left_out=left_out)
     if plan.gone:
         ledger.media.mark_gone(pipeline.name, plan.gone)
     forgotten = [key for key in plan.retire if not known[key].has_task]
@@ -217,8 +221,28 @@ def discover(pipeline: PipelineContext, *, budget_sec: float | None = None) -> D
         left=plan.left,
         withheld=plan.withheld,
         problems=problems,
-        left_out=listing.skipped,
+        left_out=left_out,
     )
+
+
+def left_out_in_words(listing: Listing, *, names: int = 3) -> str:
+    """Return what a library holds besides media files: counts by reason, endings, and the first names.
+
+    Args:
+        listing: The library's content.
+        names: Names of each reason, at the most; hidden entries are only counted.
+    """
+    parts = []
+    for reason, count in sorted(listing.skipped.items()):
+        shown = [one.path for one in listing.left_out if one.reason == reason][:names]
+        if reason == "unsupported" and listing.endings:
+            endings = [f"{ending or 'no ending'} {number}" for ending, number in listing.endings.items()]
+            parts.append(f"{count} unsupported ({', '.join(endings[:names])}: {', '.join(shown)})")
+        elif reason == "hidden" or not shown:
+            parts.append(f"{count} {reason}")
+        else:
+            parts.append(f"{count} {reason} ({', '.join(shown)}{', ...' if count > len(shown) else ''})")
+    return ", ".join(parts)
 
 
 def import_results(pipeline: PipelineContext, *, again: bool = False) -> int:

@@ -94,6 +94,7 @@ def upgrade() -> None:
         sa.Column("imported_at", sa.Double(), nullable=True),
         sa.Column("table_requested_at", sa.Double(), nullable=True),
         sa.Column("table_built_at", sa.Double(), nullable=True),
+        sa.Column("left_out", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_pipeline")),
     )
     op.create_table(
