@@ -139,9 +139,9 @@ def require_same_configuration(pipeline: PipelineContext, named: Sequence[str]) 
     unsubmitted = {row.fingerprint: key for key, row in rows.items() if row.state is MediaState.UNSUBMITTED}
     for fingerprint, task in pipeline.ledger.tasks.ended_otherwise(pipeline.target, unsubmitted).items():
         raise OtherConfigurationError(
-            f"What failed of {unsubmitted[fingerprint]} was asked for under {_difference(pipeline, task)}. A retry asks "
-            "for the same again, so nothing was created. Name the pipeline's code location (-m MODULE, -f FILE or -w "
-            "WORKSPACE), or set the variables that its daemon has. If the change is meant, the job submit_new_media "
+            f"What failed of {unsubmitted[fingerprint]} was asked for under {_difference(pipeline, task)}. A retry "
+            "asks for the same again, so nothing was created. Name the pipeline's code location (-m MODULE, -f FILE or "
+            "-w WORKSPACE), or set the variables that its daemon has. If the change is meant, the job submit_new_media "
             "submits every file that it concerns."
         )
 
