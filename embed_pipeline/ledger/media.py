@@ -221,6 +221,14 @@ class MediaFiles:
                     .values(interruptions=media.c.interruptions + 1)
                 )
 
+    def clear_tries(self, name: str, keys: Collection[str]) -> None:
+        """Record that the process outlived its tries with media files."""
+        with self._database.write() as (connection, _):
+            for part in chunks(sorted(keys)):
+                lock_files(connection, name, part)
+                counted = media.c.pipeline == name, media.c.key.in_(part), media.c.interruptions > 0
+                connection.execute(sa.update(media).where(*counted).values(interruptions=0))
+
     def renew_work(self, *, run_id: str, lease_sec: float) -> None:
         """Extend the lease of a run on the media files that it works on."""
         with self._database.write() as (connection, now):

@@ -195,15 +195,27 @@ class Tasks:
             noted = connection.execute(sa.update(task).where(*_own(claimed)).values(asset_id=asset_id))
             return noted.rowcount == 1
 
-    def release(self, claimed: TaskRow) -> None:
-        """Give a claim back, because nothing was created and the content is not at fault."""
-        with self._database.write() as (connection, _):
+    def release(self, claimed: TaskRow, *, discarded: bool = False) -> bool:
+        """Give a claim back, because nothing was created and the content is not at fault.
+
+        Args:
+            claimed: The claim. One with an upload lapses, so that whoever takes it up can use what was uploaded.
+            discarded: Whether nothing is left of an upload.
+
+        Returns:
+            Whether the claim was this process's own.
+        """
+        with self._database.write() as (connection, now):
+            if claimed.source_filename is not None and not discarded:
+                lapsed = sa.update(task).values(lease_until=now, sent_at=None, in_doubt_until=None)
+                return connection.execute(lapsed.where(*_own(claimed))).rowcount == 1
             deleted = connection.execute(sa.delete(task).where(*_own(claimed)))
             if deleted.rowcount == 1 and claimed.attempt > 1:
                 before = sa.select(sa.func.max(task.c.attempt)).where(_is(claimed.content)).scalar_subquery()
                 connection.execute(
                     sa.update(task).where(_is(claimed.content), task.c.attempt == before).values(is_latest=True)
                 )
+            return deleted.rowcount == 1
 
     def leave_in_doubt(self, claimed: TaskRow, *, doubt_sec: float) -> None:
         """Let a claim lapse now, because it is not known whether a task was created.

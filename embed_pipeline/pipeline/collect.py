@@ -6,7 +6,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -14,10 +14,18 @@ from uuid import uuid4
 from embed_pipeline.errors import DatasetError, EmbedPipelineError
 from embed_pipeline.ledger import MediaRow, OutboxRow, TaskRow, Written
 from embed_pipeline.ledger.ledger import PendingFile
-from embed_pipeline.ledger.states import TaskState
-from embed_pipeline.pipeline.context import PipelineContext, report_nothing
+from embed_pipeline.ledger.states import ENDED, TaskState
+from embed_pipeline.pipeline.context import (
+    CircuitBreaker,
+    PipelineContext,
+    Report,
+    describe_exception,
+    report_nothing,
+    traceback_of,
+    traffic_since,
+    working,
+)
 from embed_pipeline.pipeline.settings import EmbeddingSettings, MediaType, backoff_sec, settings_of
-from embed_pipeline.pipeline.submit import CircuitBreaker, Report, describe_exception, traceback_of, working
 from embed_pipeline.pipeline.validate import Problems, unfit, validate
 
 if TYPE_CHECKING:
@@ -28,7 +36,10 @@ _FIRST_LOOK_SEC = 1.0
 _SLOWEST_LOOK_SEC = 20.0
 _CONCURRENCY = 4
 """Results fetched at once; each may hold a hundred megabytes while it is read."""
+_ALONE_AFTER = 2
+"""Runs that died while they fetched a result, after which it is fetched while nothing else is under way."""
 _DEFERRED_SEC = 30.0
+_LONGEST_BACKOFF_SEC = 3600.0
 # A task is recorded when its request was answered, which may be long after the platform made it.
 _RECORDED_LATE = timedelta(minutes=15)
 _SKEW = timedelta(minutes=2)
@@ -124,11 +135,13 @@ def collect(
         DatasetError: The dataset is another pipeline's.
     """
     run = _Collection(pipeline, run_id or str(uuid4()), report, describe, log)
+    client = pipeline.connected()
+    before = client.stats
     pipeline.dataset.claim(pipeline.name)
     with working(pipeline, run.run_id, uuid4().hex):
         pipeline.ledger.media.begin_work(pipeline.name, keys, run_id=run.run_id, lease_sec=pipeline.policy.lease_sec)
         run.collect(keys)
-    run.report.traffic = pipeline.connected().stats
+    run.report.traffic = traffic_since(before, client.stats)
     return run.report
 
 
@@ -176,6 +189,8 @@ class _Collection:
             task = tasks.get(row.task_id) if row is not None and row.task_id is not None else None
             if row is None or task is None or task.task_id is None:
                 self.report.failed[key] = self._why_without_task(row)
+            elif task.state in ENDED:
+                self.report.failed[key] = task.error or f"task {task.task_id} has {task.state.value}"
             elif task.content.platform != self.pipeline.platform:
                 # Another platform does not know it, and must not be taken to say that it expired.
                 self.report.failed[key] = (
@@ -207,19 +222,31 @@ class _Collection:
 
     def _fetch(self, task_ids: Sequence[str], groups: dict[str, list[str]]) -> list[str]:
         """Fetch and write some at once; return the tasks that turned out to be still processing."""
-        todo = list(reversed(task_ids))
+        tries = {task_id: max(self._rows[key].interruptions for key in groups[task_id]) for task_id in task_ids}
+        todo = deque(sorted(task_ids, key=tries.__getitem__))
         under_way: dict[Future[_Outcome], str] = {}
         unready: list[str] = []
         with ThreadPoolExecutor(_CONCURRENCY) as pool:
             while under_way or (todo and self.report.stopped is None):
-                while todo and self.report.stopped is None and len(under_way) < _CONCURRENCY:
-                    task_id = todo.pop()
+                starting: list[str] = []
+                while todo and self.report.stopped is None and len(under_way) + len(starting) < _CONCURRENCY:
+                    # From the first one that must be fetched alone on, all of them must.
+                    if tries[todo[0]] >= _ALONE_AFTER and (under_way or starting):
+                        break
+                    starting.append(todo.popleft())
+                    if tries[starting[0]] >= _ALONE_AFTER:
+                        break
+                if starting:
+                    # Counted before it is done: the process may not live to tell.
+                    keys = [key for task_id in starting for key in groups[task_id]]
+                    self.pipeline.ledger.media.count_try(self.pipeline.name, keys)
+                for task_id in starting:
                     under_way[pool.submit(self._result, self._tasks[task_id], groups[task_id])] = task_id
-                done, _ = wait(under_way, return_when=FIRST_COMPLETED)
-                for future in done:
+                for future in wait(under_way, return_when=FIRST_COMPLETED).done:
                     task_id = under_way.pop(future)
                     if self._take(self._tasks[task_id], groups[task_id], future):
                         unready.append(task_id)
+        self.pipeline.ledger.media.clear_tries(self.pipeline.name, [key for one in task_ids for key in groups[one]])
         for task_id in todo:
             self.report.unseen.update(dict.fromkeys(groups[task_id], self.report.stopped or ""))
         return unready
@@ -274,15 +301,17 @@ class _Collection:
 
     def _defer(self) -> None:
         """Record what the others wait for."""
-        first_sec = self.pipeline.policy.retry_backoff_sec
-        rows = self.pipeline.ledger.rows(self.pipeline.target, [*self.report.failed, *self.report.unseen])
+        policy, report = self.pipeline.policy, self.report
         reasons: dict[str, tuple[str, float | None]] = {}
-        for key, row in rows.items():
+        for key, row in self.pipeline.ledger.rows(self.pipeline.target, [*report.failed, *report.unseen]).items():
             if row.task_id is None or row.task_id == row.embedded_task_id:
                 continue
-            wait_sec = _DEFERRED_SEC if key in self.report.unseen else first_sec
-            reasons[key] = (self.report.failed.get(key) or self.report.unseen[key], wait_sec)
-        self.pipeline.ledger.media.defer(self.pipeline.name, reasons)
+            if key in report.unseen:
+                reasons[key] = (report.unseen[key], _DEFERRED_SEC)
+            else:
+                wait_sec = backoff_sec(row.failures + 1, policy.retry_backoff_sec, longest_sec=_LONGEST_BACKOFF_SEC)
+                reasons[key] = (report.failed[key], wait_sec)
+        self.pipeline.ledger.media.defer(self.pipeline.name, reasons, failed=report.failed)
 
     def _tell(self, changes: Sequence[OutboxRow]) -> None:
         if changes:
@@ -291,9 +320,7 @@ class _Collection:
     # Below, what is done in the threads of the pool.
 
     def _result(self, task: TaskRow, keys: Sequence[str]) -> _Outcome:
-        """Fetch one result, and write it under the name of each media file."""
-        from embed_pipeline.client import EmptyResultError, NotFoundError, UnreadableResponseError
-
+        """Bring one result into the dataset under the name of each media file."""
         tolerated = self.pipeline.policy.interruptions_tolerated
         if max(self._rows[key].interruptions for key in keys) >= tolerated:
             return _NoResult(
@@ -303,36 +330,46 @@ class _Collection:
             )
         if task.state is TaskState.COLLECTED and (copied := self._copies(task, keys)) is not None:
             return copied
+        outcome = self._fetched(task, keys)
+        if isinstance(outcome, _NoResult) and outcome.state is TaskState.EXPIRED:
+            return self._copies(task, keys) or outcome
+        return outcome
+
+    def _fetched(self, task: TaskRow, keys: Sequence[str]) -> _Outcome:
+        """Fetch one result from the platform, and write it."""
+        from embed_pipeline.client import EmptyResultError, NotFoundError, UnreadableResponseError, classify_failure
+
         task_id = str(task.task_id)
         try:
             response = self.pipeline.connected().v_2.tasks.retrieve(task_id)
+            if response.id != task_id:
+                raise EmbedPipelineError(
+                    f"The platform was asked for task {task_id} and answered with task {response.id}. Nothing was "
+                    "written; it is asked again."
+                )
+            if response.status == "ready":
+                return self._write(task, keys, response)
         except NotFoundError as error:
             if error.code is None:
                 # Not the platform's own words: a wrong address, or a gateway before it, says nothing of the task.
                 raise
             gone = f"Task {task_id} is not known to the platform any more, and its result with it: {error}"
-            return self._copies(task, keys) or _NoResult(TaskState.EXPIRED, gone)
-        except UnreadableResponseError as error:
-            if error.retryable:
+            return _NoResult(TaskState.EXPIRED, gone)
+        except (UnreadableResponseError, EmptyResultError) as error:
+            if getattr(error, "retryable", False):
                 raise
             # Asking again gives the same; another task may give something else.
             return _NoResult(TaskState.RETRYABLE, str(error))
-        if response.status == "ready":
-            try:
-                return self._write(task, keys, response)
-            except EmptyResultError as error:
-                return _NoResult(TaskState.RETRYABLE, str(error))
-        return self._failed(task, keys, response) if response.status == "failed" else _NotReady()
-
-    def _failed(self, task: TaskRow, keys: Sequence[str], response: EmbeddingTaskResponse) -> _Outcome:
-        """Return what the platform's words about a failed task mean."""
-        from embed_pipeline.client import classify_failure
-
+        if response.status != "failed":
+            return _NotReady()
         words = response.error.message if response.error and response.error.message else "no reason given"
-        kind = classify_failure(words)
-        if kind == "expired":
-            return self._copies(task, keys) or _NoResult(TaskState.EXPIRED, f"Task {task.task_id}: {words}")
-        return _NoResult(TaskState.RETRYABLE if kind in {"transient", "unclear"} else TaskState.FAILED, words)
+        match classify_failure(words):
+            case "expired":
+                return _NoResult(TaskState.EXPIRED, f"Task {task_id}: {words}")
+            case "permanent":
+                return _NoResult(TaskState.FAILED, words)
+            case _:
+                return _NoResult(TaskState.RETRYABLE, words)
 
     def _write(self, task: TaskRow, keys: Sequence[str], response: EmbeddingTaskResponse) -> _Outcome:
         """Write a result under the name of each media file; refuse one that is not what was asked for."""
@@ -359,8 +396,6 @@ class _Collection:
         extra: dict[str, Any],
         ready_at: float | None = None,
     ) -> _InDataset:
-        from dataclasses import replace
-
         written, size_bytes = [], 0
         for key in keys:
             own = replace(segments, media=key, media_uri=self._rows[key].uri)

@@ -7,7 +7,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
@@ -17,7 +17,7 @@ from embed_pipeline.pipeline.settings import EmbeddingSettings, PipelinePolicy
 from embed_pipeline.pipeline.sources import Delivery
 
 if TYPE_CHECKING:
-    from embed_pipeline.client import EmbedClient
+    from embed_pipeline.client import ClientStats, EmbedClient
     from embed_pipeline.dataset import EmbeddingDataset
     from embed_pipeline.media import MediaLibrary
 
@@ -155,6 +155,18 @@ class CircuitBreaker:
             self._failures += 1
             return self._failures >= self._IN_A_ROW
         return False
+
+
+def traffic_since(before: ClientStats, after: ClientStats, *, waited_sec: float = 0.0) -> ClientStats:
+    """Return what a client has done between two of its figures.
+
+    Args:
+        before: The earlier ones.
+        after: The later ones.
+        waited_sec: Further seconds that were waited for limits.
+    """
+    done = {one.name: getattr(after, one.name) - getattr(before, one.name) for one in fields(after)}
+    return replace(after, **{**done, "waited_sec": done["waited_sec"] + waited_sec})
 
 
 def describe_exception(error: Exception) -> str:

@@ -247,6 +247,21 @@ def set_size(interruptions: int, largest: int) -> int:
     return max(largest // 8, 1) if interruptions == 2 else 1
 
 
+def in_sets(interruptions: Mapping[str, int], largest: int) -> Iterator[list[str]]:
+    """Yield media files in the sets that a run takes together, those first on which no run died.
+
+    Args:
+        interruptions: Runs that died while they worked on each file, by partition key.
+        largest: Files in a set, at the most.
+    """
+    by_size: dict[int, list[str]] = {}
+    for key in sorted(interruptions, key=interruptions.__getitem__):
+        by_size.setdefault(set_size(interruptions[key], largest), []).append(key)
+    for size, keys in by_size.items():
+        for start in range(0, len(keys), size):
+            yield keys[start : start + size]
+
+
 def create_reason(before: FileOverview | None, content: Content, task: TaskRow | None) -> tuple[PlannedAction, str]:
     """Return why a task is created.
 

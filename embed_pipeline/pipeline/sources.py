@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from embed_pipeline.errors import ConfigurationError
+from embed_pipeline.errors import ConfigurationError, MediaError
 from embed_pipeline.redaction import without_credentials
 
 if TYPE_CHECKING:
-    from embed_pipeline.client import CreateTaskRequest, EmbedClient, MediaSource, SourceRef
+    from embed_pipeline.client import Asset, CreateTaskRequest, EmbedClient, MediaSource, SourceRef
     from embed_pipeline.ledger import TaskRow
     from embed_pipeline.media import MediaFile, MediaLibrary
 
@@ -53,13 +54,19 @@ def source_of(
     return None, None
 
 
-def source_refs(row: TaskRow) -> tuple[SourceRef, ...]:
-    """Return what the task of a claim would leave in the platform's list."""
+def source_refs(row: TaskRow, library: MediaLibrary) -> tuple[SourceRef, ...]:
+    """Return what the task of a claim leaves in the platform's list; nothing for one of base64.
+
+    The ledger keeps no query, which may hold a secret; as it may also tell two media apart, the library is asked.
+    """
     from embed_pipeline.client import SourceRef
 
-    if row.source_url is not None:
-        return (SourceRef(url=row.source_url),)
-    return (SourceRef(filename=row.source_filename),) if row.source_filename is not None else ()
+    if row.source_url is None:
+        return (SourceRef(filename=row.source_filename),) if row.source_filename is not None else ()
+    url = None
+    with suppress(MediaError):
+        url = library.signed_url(library.file(row.key), expires_sec=3600)
+    return (SourceRef(url=url if url is not None and without_credentials(url) == row.source_url else row.source_url),)
 
 
 def url_or_data(file: MediaFile, delivery: Delivery, library: MediaLibrary) -> MediaSource:
@@ -84,7 +91,9 @@ def url_or_data(file: MediaFile, delivery: Delivery, library: MediaLibrary) -> M
         return MediaSource(base_64_string=base64.b64encode(stream.read()).decode())
 
 
-def upload(file: MediaFile, library: MediaLibrary, client: EmbedClient, name: str, *, look_first: bool) -> str:
+def upload(
+    file: MediaFile, library: MediaLibrary, client: EmbedClient, name: str, *, look_first: bool
+) -> tuple[str, bool]:
     """Upload a file, and return the asset's id once the platform has taken it.
 
     Args:
@@ -95,6 +104,9 @@ def upload(file: MediaFile, library: MediaLibrary, client: EmbedClient, name: st
         look_first: Whether a run that died may have uploaded it already: then that upload is used, and others of the
             same name are deleted.
 
+    Returns:
+        The asset's id, and whether it is a new one.
+
     Raises:
         ConfigurationError: The file is not on this machine.
         UploadError: The platform could not take it.
@@ -103,14 +115,19 @@ def upload(file: MediaFile, library: MediaLibrary, client: EmbedClient, name: st
     if path is None:
         raise ConfigurationError(f"{file.uri} is not on this machine, so it cannot be uploaded. Set delivery to url.")
     if look_first:
-        found = [asset for asset in client.assets.list(filename=name) if asset.id and asset.filename == name]
+        found = uploads_named(client, name)
         ready = next((asset for asset in found if asset.status == "ready"), None)
         for asset in found:
             if asset is not ready:
                 client.assets.delete(str(asset.id))
         if ready is not None:
-            return str(ready.id)
-    return str(client.assets.upload(path, type=file.media_type, filename=name).id)
+            return str(ready.id), False
+    return str(client.assets.upload(path, type=file.media_type, filename=name).id), True
+
+
+def uploads_named(client: EmbedClient, name: str) -> list[Asset]:
+    """Return the uploads with a file name."""
+    return [asset for asset in client.assets.list(filename=name) if asset.id and asset.filename == name]
 
 
 def typed_request(request: Mapping[str, Any], source: MediaSource) -> dict[str, Any]:

@@ -6,33 +6,42 @@ just before their requests are sent, and each answer is recorded the moment it i
 
 from __future__ import annotations
 
-import threading
 import time
-import traceback
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from uuid import uuid4
 
-from embed_pipeline.errors import ConfigurationError, EmbedPipelineError, MediaError, UnplayableMediaError
+from embed_pipeline.errors import EmbedPipelineError, MediaError, UnplayableMediaError
 from embed_pipeline.ledger import Claim, Claimed, ClaimOutcome, Content, Limits, MediaRow, OutboxRow, Step, TaskRow
 from embed_pipeline.ledger.states import TaskState
 from embed_pipeline.ledger.tasks import Ask
-from embed_pipeline.pipeline.context import PipelineContext, report_nothing
+from embed_pipeline.pipeline.context import (
+    CircuitBreaker,
+    PipelineContext,
+    Report,
+    describe_exception,
+    report_nothing,
+    traceback_of,
+    traffic_since,
+    working,
+)
 from embed_pipeline.pipeline.discover import content_token, facts_of, import_results
-from embed_pipeline.pipeline.plan import over_a_limit, probe_all, refusal
+from embed_pipeline.pipeline.plan import in_sets, over_a_limit, probe_all, refusal
 from embed_pipeline.pipeline.recover import discard_upload, recover
 from embed_pipeline.pipeline.settings import backoff_sec
 from embed_pipeline.pipeline.sources import delivery_for, source_of, typed_request, upload, url_or_data
 
 if TYPE_CHECKING:
-    from embed_pipeline.client import ClientStats, MediaSource, RetryLaterError, TasksCreateResponse
+    from embed_pipeline.client import (
+        AmbiguousCreateError,
+        ClientStats,
+        MediaSource,
+        RetryLaterError,
+        TasksCreateResponse,
+    )
     from embed_pipeline.media import MediaFile
-
-Report = Callable[[Sequence[OutboxRow]], None]
 
 # Claims are few: a run that waits for a limit holds nothing that another one could do.
 _CLAIMS_PER_WORKER = 2
@@ -41,57 +50,18 @@ _LONGEST_PAUSE_SEC = 120.0
 _PAUSES_WITHOUT_PROGRESS = 5
 # A fault of one file's upload or request that may pass is tried again within the run, after these waits.
 _RETRY_AFTER_SEC = (1.0, 4.0, 15.0)
-# An answer that was cut off leaves a task in the list within seconds; one that is later is left to the next run.
+# A request that was answered with an error leaves a task in the list within seconds; one that was not answered may be
+# carried out for minutes, and is left to the next tick.
 _SHORT_DOUBT_SEC = 20.0
+# A gateway's answer, while what is behind it may go on.
+_GATEWAY_TIMEOUTS = frozenset({504, 524})
+_IN_DOUBT = "it is not known whether its task was created; it is looked for"
 _DEFERRED_SEC = 30.0
+_LONGEST_BACKOFF_SEC = 3600.0
 
 
-class LostClaimError(EmbedPipelineError):
-    """Another run owns the claim by now, so nothing may be sent."""
-
-
-class CircuitBreaker:
-    """Trips when errors are not specific to one file.
-
-    A wrong key or a spent plan trips it at once; a failing platform or connection, or a wrong address, once it has
-    failed several files in a row.
-    """
-
-    _IN_A_ROW = 3
-
-    def __init__(self) -> None:
-        self._failures = 0
-
-    def reset(self) -> None:
-        """Record a request that was answered."""
-        self._failures = 0
-
-    def trips_on(self, error: EmbedPipelineError) -> bool:
-        """Return whether to send no more requests after this error."""
-        from embed_pipeline.client import culprit_of
-
-        culprit = culprit_of(error)
-        if culprit == "account" or isinstance(error, ConfigurationError):
-            return True
-        if culprit == "platform":
-            self._failures += 1
-            return self._failures >= self._IN_A_ROW
-        return False
-
-
-def describe_exception(error: Exception) -> str:
-    """Return an unforeseen error in one sentence, without what an address in it may hold of a secret."""
-    from embed_pipeline.redaction import redact
-
-    words = redact(str(error)) or "without words"
-    return f"an unexpected {type(error).__name__}: {words}. Its traceback is in the run's log."
-
-
-def traceback_of(error: Exception) -> str:
-    """Return where an error came from, for the run's log; addresses in it are cut as well."""
-    from embed_pipeline.redaction import redact
-
-    return redact("".join(traceback.format_exception(error)))
+class NotSentError(EmbedPipelineError):
+    """The request was not sent: another run owns its claim by now, or this one sends nothing any more."""
 
 
 @dataclass
@@ -147,7 +117,7 @@ def submit(
         keys: Partition keys.
         ask: `due` for what is due by itself, `failed` also for what failed for good, `force` for all of it.
         run_id: The run, or the first of its re-executions.
-        report: Called with the changes that the run is to report, in the calling thread; it deletes them when done.
+        report: Called with the changes that the run is to report, in the calling thread.
         log: Called with what is worth reading in the run's log.
 
     Returns:
@@ -155,46 +125,40 @@ def submit(
 
     Raises:
         LedgerError: The ledger cannot be reached.
+        DatasetError: The dataset cannot be read, or is another pipeline's.
     """
     import_results(pipeline)
     run = _Submission(pipeline, ask, run_id or str(uuid4()), report, log)
-    size = pipeline.policy.partitions_per_run
+    client, size = pipeline.connected(), pipeline.policy.partitions_per_run
+    before = client.stats
     with working(pipeline, run.run_id, run.owner):
         for start in range(0, len(keys), size):
-            run.submit(keys[start : start + size])
-            if run.report.stopped:
-                break
-    stats = pipeline.connected().stats
-    run.report.traffic = replace(stats, waited_sec=stats.waited_sec + run.paused_sec)
+            part = keys[start : start + size]
+            rows = pipeline.ledger.rows(pipeline.target, part)
+            tries = {key: rows[key].interruptions if key in rows else 0 for key in part}
+            for some in in_sets(tries, size):
+                if run.report.stopped:
+                    run.report.deferred.update(dict.fromkeys(some, run.report.stopped))
+                else:
+                    run.submit(some)
+    run.report.traffic = traffic_since(before, client.stats, waited_sec=run.paused_sec)
     return run.report
-
-
-@contextmanager
-def working(pipeline: PipelineContext, run_id: str, owner: str) -> Iterator[None]:
-    """Renew the leases of a run while it works, and end them with it."""
-    ledger, lease_sec, over = pipeline.ledger, pipeline.policy.lease_sec, threading.Event()
-
-    def renew() -> None:
-        while not over.wait(lease_sec / 3):
-            try:
-                ledger.media.renew_work(run_id=run_id, lease_sec=lease_sec)
-                ledger.tasks.renew(owner, lease_sec=lease_sec)
-            except EmbedPipelineError:
-                continue  # the next turn may reach it again; a claim that lapses meanwhile is noticed before it is used
-
-    thread = threading.Thread(target=renew, name="embed-pipeline-leases", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-        ledger.media.end_work(run_id=run_id)
 
 
 @dataclass
 class _Job:
-    """A content that is to be submitted, with the media files that hold it."""
+    """A content that is to be submitted, with the media files that hold it.
+
+    Args:
+        content: The content.
+        file: One of the files.
+        minutes: Media minutes; None where the length is not known.
+        keys: The partition keys of all of them.
+        claimed: The claim, from when it is given to when its answer is recorded.
+        tries: How often it was tried in vain in this run.
+        not_before: When it is tried next, by the monotonic clock.
+        upload: Whether this run has begun to upload it, or has done so.
+    """
 
     content: Content
     file: MediaFile
@@ -203,6 +167,14 @@ class _Job:
     claimed: TaskRow | None = None
     tries: int = 0
     not_before: float = 0.0
+    upload: Literal["begun", "done"] | None = None
+
+    @property
+    def claim(self) -> TaskRow:
+        """The claim, which the run must have."""
+        if self.claimed is None:
+            raise RuntimeError(f"{self.keys[0]} is not claimed")
+        return self.claimed
 
 
 class _Submission:
@@ -217,158 +189,198 @@ class _Submission:
         self.paused_sec = 0.0
         self._publish = report
         self._breaker = CircuitBreaker()
+        self._pauses = 0
         self._files: dict[str, MediaFile] = {}
         self._waits: dict[str, float | None] = {}
-        self._pauses = 0
         self._served: set[str] = set()
         self._own: set[str] = set()
 
-    @property
-    def _obstacle(self) -> str | None:
-        return self.report.stopped
-
     def submit(self, keys: Sequence[str]) -> None:
         """Submit one part of the run's media files."""
-        pipeline, ledger, target = self.pipeline, self.pipeline.ledger, self.pipeline.target
+        pipeline, ledger = self.pipeline, self.pipeline.ledger
         ledger.media.begin_work(pipeline.name, keys, run_id=self.run_id, lease_sec=pipeline.policy.lease_sec)
         self._own = set(keys)
         self._look_up(keys)
-        rows = ledger.rows(target, keys)
+        rows = ledger.rows(pipeline.target, keys)
         jobs = self._jobs(rows, [key for key in keys if key in self._files and key in rows])
-        self._carry_out(jobs)
-        self._finish(keys, rows)
+        self._carry_out(self._recover(jobs))
+        self._finish(keys)
+
+    # What is to be done.
 
     def _look_up(self, keys: Sequence[str]) -> None:
         """Read the files and their contents, and record what changed since discovery looked."""
-        library, missing = self.pipeline.library, {}
+        library, ledger, target = self.pipeline.library, self.pipeline.ledger, self.pipeline.target
         found: dict[str, MediaFile] = {}
+        missing: dict[str, str] = {}
         for key in keys:
             try:
                 found[key] = library.file(key)
             except MediaError as error:
                 missing[key] = str(error)
         fingerprints = library.fingerprints(
-            list(found.values()), on_problem=lambda file, error: self._fail(file.key, str(error))
+            list(found.values()), on_problem=lambda file, error: self._fail([file.key], str(error))
         )
-        facts = [
-            facts_of(found[key], fingerprints[key], content_token(found[key])) for key in found if key in fingerprints
-        ]
-        self._tell(self.pipeline.ledger.media.record(self.pipeline.target, facts, run_id=self.run_id))
         self._files = {key: file for key, file in found.items() if key in fingerprints}
-        self._attach_missing(missing)
-
-    def _attach_missing(self, missing: dict[str, str]) -> None:
-        """Report again the tasks of files that vanished, so that asking for all files does not fail for them."""
-        rows = self.pipeline.ledger.rows(self.pipeline.target, missing)
+        facts = [facts_of(file, fingerprints[key], content_token(file)) for key, file in self._files.items()]
+        self._tell(ledger.media.record(target, facts, run_id=self.run_id))
+        rows = ledger.rows(target, missing)
         for key, message in missing.items():
             row = rows.get(key)
             if row is not None and row.is_gone and row.task_id is not None:
+                # Asking for all files must not fail for one that vanished: its task is reported again.
                 self.report.attached[key] = row.task_id
             else:
-                self._fail(key, message)
+                self._fail([key], message)
 
     def _jobs(self, rows: dict[str, MediaRow], keys: Sequence[str]) -> list[_Job]:
-        """Sort out what needs a task, open those files, and leave out what would be refused."""
-        target, settings = self.pipeline.target, self.pipeline.settings
-        wanted = [key for key in keys if self._needs_task(rows[key])]
-        types: dict[str, tuple[str, float | None]] = {}
+        """Return what needs a task: open those files, and refuse what the platform would refuse."""
+        pipeline, ledger, target = self.pipeline, self.pipeline.ledger, self.pipeline.target
         refused: dict[str, str] = {}
-        minutes: dict[str, float] = {}
-        files = [self._files[key] for key in wanted]
-        for file, found in probe_all(self.pipeline.library, files, self.pipeline.concurrency):
-            if isinstance(found, UnplayableMediaError):
-                refused[file.key] = str(found)
-            elif isinstance(found, MediaError):
-                self._fail(file.key, str(found))
-            else:
-                if not found.has_video:
-                    self._files[file.key] = replace(file, media_type="audio")
-                types[file.key] = (self._files[file.key].media_type, found.duration_sec)
-                minutes[file.key] = settings.embedded_minutes(found.duration_sec)
-                if (why := refusal(found, file.size, self.pipeline.policy)) is not None:
-                    refused[file.key] = why[1]
-        self.pipeline.ledger.media.set_type(self.pipeline.name, types)
-        retyped = [key for key, (media_type, _) in types.items() if media_type != rows[key].media_type]
-        rows |= self.pipeline.ledger.rows(target, retyped)
-        by_content: dict[Content, _Job] = {}
+        wanted = [key for key in keys if self._needs_task(rows[key])]
+        tolerated = pipeline.policy.interruptions_tolerated
+        for key in wanted:
+            if rows[key].interruptions >= tolerated:
+                refused[key] = (
+                    f"{tolerated} runs died while they read this file, the last ones alone with it. Look at their "
+                    "logs; retry it by hand when that is mended."
+                )
+        minutes = self._probe([key for key in wanted if key not in refused], refused)
+        rows |= ledger.rows(target, minutes)  # what they really hold may want other settings
+        jobs: dict[Content, _Job] = {}
         for key in wanted:
             if key in self.report.failed or not self._needs_task(rows[key]):
                 continue
             digest = target.digest(self._files[key].media_type)
             content = Content(rows[key].fingerprint, digest, target.platform)
-            job = by_content.setdefault(content, _Job(content, self._files[key], minutes.get(key), []))
-            job.keys.append(key)
-        for content in [one for one, job in by_content.items() if job.keys[0] in refused]:
-            job = by_content.pop(content)
-            self._refuse(job, refused[job.keys[0]])
-        return list(by_content.values())
+            jobs.setdefault(content, _Job(content, self._files[key], minutes.get(key), [])).keys.append(key)
+        for content, job in list(jobs.items()):
+            if (reason := refused.get(job.keys[0])) is not None:
+                self._refuse(jobs.pop(content), reason)
+        return list(jobs.values())
 
     def _needs_task(self, row: MediaRow) -> bool:
         """Return whether a content may get a task; the claim decides."""
         if row.step in {Step.SUBMIT, Step.RECOVER}:
             return True
-        if self.ask == "due":
-            return False
-        return self.ask == "force" or row.step in {Step.GIVE_UP, Step.BACK_OFF}
+        return self.ask == "force" or (self.ask == "failed" and row.step in {Step.GIVE_UP, Step.BACK_OFF})
+
+    def _probe(self, keys: Sequence[str], refused: dict[str, str]) -> dict[str, float]:
+        """Read the headers of some files; return their minutes, and add why some are refused."""
+        pipeline, media = self.pipeline, self.pipeline.ledger.media
+        media.count_try(pipeline.name, keys)
+        types: dict[str, tuple[str, float | None]] = {}
+        minutes: dict[str, float] = {}
+        for file, found in probe_all(pipeline.library, [self._files[key] for key in keys], pipeline.concurrency):
+            if isinstance(found, UnplayableMediaError):
+                refused[file.key] = str(found)
+            elif isinstance(found, MediaError):
+                self._fail([file.key], str(found))
+            else:
+                media_type = self._files[file.key].media_type if found.has_video else "audio"
+                self._files[file.key] = replace(file, media_type=media_type)
+                types[file.key] = (media_type, found.duration_sec)
+                minutes[file.key] = pipeline.settings.embedded_minutes(found.duration_sec)
+                if (why := refusal(found, file.size, pipeline.policy)) is not None:
+                    refused[file.key] = why[1]
+        media.set_type(pipeline.name, types)
+        return minutes
 
     def _refuse(self, job: _Job, reason: str) -> None:
+        job.minutes = None  # it costs nothing, so no limit stands in its way
         outcome = self._claim([job])[job.content]
         if isinstance(outcome, Claimed):
-            self._end(job, outcome.task, reason)
+            job.claimed = outcome.task
+            self._end(job, reason)
         else:
             self._take_refusal(job, outcome)
 
+    def _recover(self, jobs: Sequence[_Job]) -> list[_Job]:
+        """Find the tasks of requests without an answer; return the jobs that still need one."""
+        from embed_pipeline.client import ApiError
+
+        pipeline, left = self.pipeline, {job.content: job for job in jobs}
+        lapsed = [
+            row
+            for row in pipeline.ledger.tasks.lapsed_claims(pipeline.platform)
+            if row.sent_at is not None and (row.pipeline == pipeline.name or row.content in left)
+        ]
+        if not lapsed:
+            return list(jobs)
+        try:
+            found = recover(pipeline, lapsed, owner=self.owner, run_id=self.run_id, own=self._own, log=self.log)
+        except ApiError as error:
+            for content in {row.content for row in lapsed} & left.keys():
+                self._defer(left.pop(content), str(error), _DEFERRED_SEC)
+            if self._breaker.trips_on(error):
+                self._stop(str(error))
+            return list(left.values())
+        self._tell(found.changes)
+        for row in found.cleared:
+            pipeline.ledger.tasks.release(row)
+        for row in (row for row in lapsed if row.content in left):
+            if row.id in found.adopted:
+                self._count(left.pop(row.content), found.adopted[row.id], adopted=True)
+            elif row.id in found.in_doubt:
+                self._defer(left.pop(row.content), _IN_DOUBT, found.in_doubt[row.id])
+        # What cannot be told at all has failed by now, and the claim decides.
+        return list(left.values())
+
+    # How it is done.
+
     def _carry_out(self, jobs: Sequence[_Job]) -> None:
         """Claim and create a few at a time, until all are dealt with."""
-        waiting = deque(jobs)
-        in_doubt: list[_Job] = []
+        waiting, in_doubt, most = list(jobs), list[_Job](), _CLAIMS_PER_WORKER * self.pipeline.concurrency
         under_way: dict[Future[TasksCreateResponse], _Job] = {}
         with ThreadPoolExecutor(self.pipeline.concurrency) as pool:
             try:
-                while waiting or under_way:
-                    pause = None if self._obstacle else self._start(pool, waiting, under_way)
-                    if not under_way:
-                        if self._obstacle or pause is None:
-                            break
+                while under_way or (waiting and not self.report.stopped):
+                    pause = None  # until an answer is there
+                    if not self.report.stopped:
+                        for job in self._start(waiting, most - len(under_way)):
+                            under_way[pool.submit(self._create, job)] = job
+                        if waiting and len(under_way) < most:
+                            pause = max(min(job.not_before for job in waiting) - time.monotonic(), 0.0)
+                    if not under_way and pause is not None:
+                        self.paused_sec += pause
                         time.sleep(pause)
-                        continue
-                    done, _ = wait(under_way, timeout=pause, return_when=FIRST_COMPLETED)
-                    for future in done:
+                    for future in wait(under_way, timeout=pause, return_when=FIRST_COMPLETED).done:
                         self._take_answer(under_way.pop(future), future, waiting, in_doubt)
             except BaseException:
-                for future in under_way:
-                    future.cancel()
+                self._end_early(under_way)
                 raise
         for job in waiting:
-            self._defer(job, str(self._obstacle or "the run ended before it"), None)
-            self._release(job)
+            self._defer(job, str(self.report.stopped), None)
         self._settle_doubt(in_doubt)
 
-    def _start(
-        self, pool: ThreadPoolExecutor, waiting: deque[_Job], under_way: dict[Future[TasksCreateResponse], _Job]
-    ) -> float | None:
-        """Send what can be sent; return the seconds until more can be, or None where nothing waits."""
-        now = time.monotonic()
-        room = _CLAIMS_PER_WORKER * self.pipeline.concurrency - len(under_way)
-        ready: list[_Job] = []
-        later: list[_Job] = []
-        while waiting and len(ready) < room:
-            job = waiting.popleft()
-            (ready if job.not_before <= now else later).append(job)
-        waiting.extendleft(reversed(later))
-        unclaimed = [job for job in ready if job.claimed is None]
-        outcomes = self._claim(unclaimed) if unclaimed else {}
+    def _start(self, waiting: list[_Job], room: int) -> list[_Job]:
+        """Claim as many of those that wait as there is room for; return those whose claim was given."""
+        ready = [job for job in waiting if job.not_before <= time.monotonic()][:room]
+        if not ready:
+            return []
+        waiting[:] = [job for job in waiting if job not in ready]
+        outcomes = self._claim(ready)
         for job in ready:
-            outcome = outcomes.get(job.content)
-            if isinstance(outcome, ClaimOutcome):
-                if not self._take_refusal(job, outcome):
-                    continue
-            elif outcome is not None:
+            outcome = outcomes[job.content]
+            if isinstance(outcome, Claimed):
                 job.claimed = outcome.task
-            under_way[pool.submit(self._create, job)] = job
-        if not waiting:
-            return None
-        return max(min(job.not_before for job in waiting) - time.monotonic(), 0.05)
+            else:
+                self._take_refusal(job, outcome)
+        return [job for job in ready if job.claimed is not None]
+
+    def _end_early(self, under_way: dict[Future[TasksCreateResponse], _Job]) -> None:
+        """Record what comes of the requests under way, though the run ends."""
+        self._stop("the run was ended")
+        for future in under_way:
+            future.cancel()
+        try:
+            for future, job in under_way.items():
+                if future.cancelled():
+                    self._release(job)
+                else:
+                    self._take_answer(job, future, [], [])
+        except EmbedPipelineError as error:
+            self.log(f"The run ends without a record of all that it did, which the next one looks for. {error}")
 
     def _claim(self, jobs: Sequence[_Job]) -> dict[Content, Claimed | ClaimOutcome]:
         pipeline, policy = self.pipeline, self.pipeline.policy
@@ -389,71 +401,39 @@ class _Submission:
             limits=Limits(policy.max_minutes_per_run, policy.max_minutes_per_day),
         )
 
-    def _take_refusal(self, job: _Job, outcome: ClaimOutcome) -> bool:
-        """Record why a claim was not given; return whether a recovery gave it after all."""
+    def _take_refusal(self, job: _Job, outcome: ClaimOutcome) -> None:
+        """Record why a claim was not given."""
         task = outcome.task
-        match outcome.step:
-            case Step.SUBMIT:
-                self._defer(job, over_a_limit(job.minutes, self.pipeline.policy) or str(outcome.limit), None)
-            case Step.RECOVER if task is not None:
-                return self._recover(job, task)
-            case Step.WAIT if task is None or task.state is TaskState.CLAIMED:
-                self._defer(job, "another run is creating its task", self.pipeline.policy.lease_sec)
-            case Step.BACK_OFF if task is not None:
-                self._defer(job, f"attempt {task.attempt} failed ({task.error}); another one follows by itself", None)
-            case Step.GIVE_UP if task is not None and task.task_id is None:
-                for key in job.keys:
-                    self.report.failed[key] = task.error or "it was refused"
-            case _:
-                pass  # its task serves it: attached at the end
-        return False
-
-    def _recover(self, job: _Job, task: TaskRow) -> bool:
-        try:
-            found = recover(
-                self.pipeline,
-                [task],
-                owner=self.owner,
-                run_id=self.run_id,
-                own=self._own,
-                insist=self.ask == "force",
-                log=self.log,
-            )
-        except EmbedPipelineError as error:
-            if self._breaker.trips_on(error):
-                self._stop(str(error))
-            self._defer(job, str(error), _DEFERRED_SEC)
-            return False
-        self._tell(found.changes)
-        if found.cleared:
-            job.claimed = found.cleared[0]
-            return True
-        if task.id in found.adopted:
-            self._count(job, found.adopted[task.id], adopted=True)
-        elif task.id in found.undecided:
-            self._fail_job(job, found.undecided[task.id])
-        else:
-            self._defer(job, found.in_doubt.get(task.id, "another run looks for its task"), _DEFERRED_SEC)
-        return False
+        if outcome.step is Step.SUBMIT:
+            self._defer(job, over_a_limit(job.minutes, self.pipeline.policy) or str(outcome.limit), None)
+        elif outcome.step is Step.RECOVER or task is None or task.state is TaskState.CLAIMED:
+            self._defer(job, "another run is creating its task", self.pipeline.policy.lease_sec)
+        elif outcome.step is Step.BACK_OFF:
+            self._defer(job, f"attempt {task.attempt} failed ({task.error}); another one follows by itself", None)
+        elif outcome.step is Step.GIVE_UP and task.task_id is None:
+            self._fail(job.keys, task.error or "it was refused")
+        # Otherwise its task serves it, and it is attached at the end.
 
     def _create(self, job: _Job) -> TasksCreateResponse:
         """Upload where that is needed, and create the task; runs in a thread of the pool."""
-        pipeline, policy = self.pipeline, self.pipeline.policy
-        claimed, client = job.claimed, pipeline.connected()
-        if claimed is None:
-            raise AssertionError("not claimed")
-        source = self._source(job, claimed)
-        doubt_sec = policy.create_timeout_sec + policy.doubt_margin_sec
+        pipeline, policy, claimed = self.pipeline, self.pipeline.policy, job.claim
+        self._go_on()
+        source = self._source(job)
 
         def before_attempt() -> None:
-            asked_at = time.monotonic()
-            if not pipeline.ledger.tasks.mark_sent(claimed, lease_sec=policy.lease_sec, doubt_sec=doubt_sec):
-                raise LostClaimError("another run owns its claim by now, because this one did not renew it in time")
+            self._go_on()
+            asked_at = time.monotonic(), time.time()
+            if not pipeline.ledger.tasks.mark_sent(
+                claimed, lease_sec=policy.lease_sec, doubt_sec=policy.doubt_margin_sec
+            ):
+                raise NotSentError("another run owns its claim by now, because this one did not renew it in time")
             # A process that was frozen since then must not send: its lease may have lapsed, and another run may create.
-            if time.monotonic() - asked_at > policy.lease_sec - policy.create_timeout_sec:
-                raise LostClaimError("the process stood still for too long just before it sent the request")
+            # The monotonic clock stands still while the machine sleeps.
+            stood_still_sec = max(time.monotonic() - asked_at[0], time.time() - asked_at[1])
+            if stood_still_sec > policy.lease_sec - policy.create_timeout_sec:
+                raise NotSentError("the process stood still for too long just before it sent the request")
 
-        return client.v_2.tasks.create(
+        return pipeline.connected().v_2.tasks.create(
             **typed_request(pipeline.settings.request(job.file.media_type), source),
             media_duration_sec=None if job.minutes is None else job.minutes * 60,
             request_options={
@@ -464,173 +444,194 @@ class _Submission:
             },
         )
 
-    def _source(self, job: _Job, claimed: TaskRow) -> MediaSource:
+    def _go_on(self) -> None:
+        if self.report.stopped:
+            raise NotSentError(self.report.stopped)
+
+    def _source(self, job: _Job) -> MediaSource:
         from embed_pipeline.client import MediaSource
 
-        pipeline = self.pipeline
+        pipeline, claimed = self.pipeline, job.claim
         delivery = delivery_for(job.file, pipeline.delivery, pipeline.platform)
         if delivery != "upload":
             return url_or_data(job.file, delivery, pipeline.library)
         if claimed.asset_id is not None:
             return MediaSource(asset_id=claimed.asset_id)
-        name = str(claimed.source_filename)
-        # A run that died may have uploaded it without having recorded that.
-        look_first = claimed.run_id != self.run_id or claimed.tries > 1 or job.tries > 0
-        asset_id = upload(job.file, pipeline.library, pipeline.connected(), name, look_first=look_first)
-        pipeline.ledger.tasks.note_upload(claimed, asset_id)
+        # A run that died, or an earlier try, may have uploaded it without having recorded that.
+        look_first = claimed.fence > 1 or claimed.attempt > 1 or job.tries > 0
+        job.upload = "begun"
+        asset_id, is_new = upload(
+            job.file, pipeline.library, pipeline.connected(), str(claimed.source_filename), look_first=look_first
+        )
+        job.upload = "done" if is_new else "begun"
         job.claimed = replace(claimed, asset_id=asset_id)
+        pipeline.ledger.tasks.note_upload(claimed, asset_id)
         return MediaSource(asset_id=asset_id)
 
     def _take_answer(
-        self, job: _Job, answer: Future[TasksCreateResponse], waiting: deque[_Job], in_doubt: list[_Job]
+        self, job: _Job, answer: Future[TasksCreateResponse], waiting: list[_Job], in_doubt: list[_Job]
     ) -> None:
         """Record what came of one request."""
         from embed_pipeline.client import AmbiguousCreateError, RetryLaterError
 
-        claimed = job.claimed
-        if claimed is None:
-            raise AssertionError("not claimed")
+        tasks = self.pipeline.ledger.tasks
         try:
             task = answer.result()
         except RetryLaterError as limit:
-            self._release(job)
             self._pause(job, limit, waiting)
         except AmbiguousCreateError as error:
-            doubt_sec = min(
-                error.in_doubt_sec, self.pipeline.policy.create_timeout_sec + self.pipeline.policy.doubt_margin_sec
-            )
-            self.pipeline.ledger.tasks.leave_in_doubt(claimed, doubt_sec=doubt_sec)
+            doubt_sec = self._doubt_sec(error)
+            tasks.leave_in_doubt(job.claim, doubt_sec=doubt_sec)
             job.not_before = time.monotonic() + doubt_sec
             in_doubt.append(job)
             if self._breaker.trips_on(error):
                 self._stop(str(error))
-        except LostClaimError as error:
+        except NotSentError as error:
+            claimed = job.claim
             self._defer(job, str(error), _DEFERRED_SEC)
+            if not self._release(job) and job.upload == "done":
+                self._discard_needless(claimed)
         except EmbedPipelineError as error:
-            self._take_error(job, claimed, error, waiting)
+            self._take_error(job, error, waiting)
         except Exception as error:
             # It is not known whether anything was sent.
-            self.pipeline.ledger.tasks.leave_in_doubt(claimed, doubt_sec=self.pipeline.policy.doubt_margin_sec)
+            tasks.leave_in_doubt(job.claim, doubt_sec=self._full_doubt_sec)
             self.log(f"{job.keys[0]}: {traceback_of(error)}")
-            self._fail_job(job, describe_exception(error))
+            self._fail(job.keys, describe_exception(error))
         else:
             self._breaker.reset()
             self._pauses = 0
-            self._record(job, claimed, task)
+            self._record(job, task)
 
-    def _record(self, job: _Job, claimed: TaskRow, task: TasksCreateResponse) -> None:
-        adopted = bool(task.adopted)
+    @property
+    def _full_doubt_sec(self) -> float:
+        return self.pipeline.policy.create_timeout_sec + self.pipeline.policy.doubt_margin_sec
+
+    def _doubt_sec(self, error: AmbiguousCreateError) -> float:
+        """Return for how long the platform may still carry out a request."""
+        if error.status_code in _GATEWAY_TIMEOUTS:
+            return self._full_doubt_sec
+        return min(error.in_doubt_sec, self._full_doubt_sec)
+
+    def _record(self, job: _Job, task: TasksCreateResponse) -> None:
         changes, duplicate = self.pipeline.ledger.tasks.created(
             self.pipeline.target,
-            claimed,
+            job.claim,
             task_id=str(task.id),
             lifetime_sec=self.pipeline.policy.result_lifetime_sec,
-            origin="adopted" if adopted else "created",
+            origin="adopted" if task.adopted else "created",
             run_id=self.run_id,
             own=self._own,
         )
         self._tell(changes)
-        if duplicate is not None:
-            self.log(
-                f"{job.keys[0]}: task {task.id} was created although task {duplicate.serving} serves the same content: "
-                "this process stood still for longer than its lease while the request was on its way."
-            )
+        if duplicate is None:
+            self._count(job, str(task.id), adopted=bool(task.adopted))
             return
-        self._count(job, str(task.id), adopted=adopted)
+        self.log(
+            f"{job.keys[0]}: task {task.id} was created although task {duplicate.serving} serves the same content: "
+            "this process stood still for longer than its lease while the request was on its way."
+        )
 
-    def _take_error(self, job: _Job, claimed: TaskRow, error: EmbedPipelineError, waiting: deque[_Job]) -> None:
-        from embed_pipeline.client import NotFoundError, UploadError, culprit_of
+    def _take_error(self, job: _Job, error: EmbedPipelineError, waiting: list[_Job]) -> None:
+        """Record that nothing was created, and try again what may succeed."""
+        from embed_pipeline.client import WaitTimeoutError, culprit_of
 
-        if claimed.asset_id is not None and (isinstance(error, NotFoundError) or "asset" in str(error).lower()):
-            # The upload of a run that died is gone meanwhile: upload it anew.
-            self.pipeline.ledger.tasks.note_upload(claimed, None)
-            job.claimed = replace(claimed, asset_id=None)
-            if job.tries < len(_RETRY_AFTER_SEC):
-                self._again(job, waiting)
-                return
-        if self._breaker.trips_on(error):
+        may_pass = not isinstance(error, MediaError | WaitTimeoutError) and job.tries < len(_RETRY_AFTER_SEC)
+        if self._is_upload_gone(job, error):
+            self.pipeline.ledger.tasks.note_upload(job.claim, None)
+            self._try_again(job, waiting)
+        elif self._breaker.trips_on(error):
             self._stop(str(error))
-            self._release(job)
             self._defer(job, str(error), None)
+            self._release(job)
         elif isinstance(error, UnplayableMediaError) or culprit_of(error) == "media":
-            discard_upload(self.pipeline, job.claimed or claimed, self.log)
-            self._end(job, claimed, str(error))
-        elif job.tries < len(_RETRY_AFTER_SEC) and not isinstance(error, MediaError):
+            discard_upload(self.pipeline, job.claim, self.log)
+            self._end(job, str(error))
+        elif may_pass:
             self.log(f"{job.keys[0]}: {error} It is tried again.")
-            self._again(job, waiting)
+            self._try_again(job, waiting)
         else:
-            self._release(job, discard=isinstance(error, UploadError))
-            self._fail_job(job, str(error))
+            self._fail(job.keys, str(error))
+            self._release(job)
 
-    def _again(self, job: _Job, waiting: deque[_Job]) -> None:
-        job.not_before = time.monotonic() + _RETRY_AFTER_SEC[job.tries]
+    def _is_upload_gone(self, job: _Job, error: EmbedPipelineError) -> bool:
+        """Return whether the platform may refuse an earlier run's upload, rather than what is asked of it."""
+        from embed_pipeline.client import ApiError
+
+        is_earlier = job.claim.asset_id is not None and job.upload != "done"
+        return is_earlier and isinstance(error, ApiError) and error.status_code in {400, 404}
+
+    def _try_again(self, job: _Job, waiting: list[_Job]) -> None:
+        job.not_before = time.monotonic() + _RETRY_AFTER_SEC[min(job.tries, len(_RETRY_AFTER_SEC) - 1)]
         job.tries += 1
+        self._release(job)
         waiting.append(job)
 
-    def _pause(self, job: _Job, limit: RetryLaterError, waiting: deque[_Job]) -> None:
-        """Wait for a limit outside of any claim, or stop where that takes too long."""
+    def _pause(self, job: _Job, limit: RetryLaterError, waiting: list[_Job]) -> None:
+        """Wait for a limit without any claim, or defer all that is left where that takes too long."""
         wait_sec = limit.retry_after_sec or 1.0
         self._pauses += 1
+        self._release(job)
+        waiting.append(job)
         if wait_sec > _LONGEST_PAUSE_SEC or self._pauses > _PAUSES_WITHOUT_PROGRESS * self.pipeline.concurrency:
             until = f" until {limit.retry_at:%d %b %H:%M} UTC" if limit.retry_at else ""
-            limit_reached = f"{limit.reason.rstrip('.') or limit.message}{until}"
-            self._defer(job, limit_reached, min(wait_sec, 3600.0))
-            for other in waiting:
-                self._release(other)
-                self._defer(other, limit_reached, min(wait_sec, 3600.0))
+            for one in waiting:
+                self._defer(one, f"{limit.reason.rstrip('.') or limit.message}{until}", min(wait_sec, 3600.0))
             waiting.clear()
-            return
-        self.paused_sec += wait_sec
-        job.not_before = time.monotonic() + wait_sec
-        for other in waiting:
-            self._release(other)
-            other.not_before = max(other.not_before, job.not_before)
-        waiting.appendleft(job)
+        for one in waiting:
+            one.not_before = max(one.not_before, time.monotonic() + wait_sec)
 
     def _settle_doubt(self, in_doubt: Sequence[_Job]) -> None:
-        """Look for the tasks of requests whose answer was cut off; a longer doubt is left to the next tick."""
-        again: list[_Job] = []
+        """Look for the tasks of requests whose answer was an error; a longer doubt is left to the next tick."""
+        soon: list[_Job] = []
         for job in in_doubt:
-            claimed = job.claimed
-            if claimed is None or self._obstacle or job.not_before - time.monotonic() > _SHORT_DOUBT_SEC:
-                self._defer(job, "it is not known whether its task was created; it is looked for", _DEFERRED_SEC)
-                continue
-            time.sleep(max(job.not_before - time.monotonic(), 0.0))
-            row = self.pipeline.ledger.tasks.latest(self.pipeline.target, [job.content]).get(job.content)
-            if row is not None and row[1] is Step.RECOVER and self._recover(job, row[0]):
-                job.not_before, job.tries = 0.0, job.tries + 1
-                again.append(job)
-        if again and all(job.tries <= len(_RETRY_AFTER_SEC) for job in again):
-            self._carry_out(again)
-        else:
-            for job in again:
-                self._release(job)
-                self._fail_job(job, "its request had no outcome several times")
+            left_sec = max(job.not_before - time.monotonic(), 0.0)
+            if self.report.stopped or left_sec > _SHORT_DOUBT_SEC:
+                self._defer(job, _IN_DOUBT, left_sec)
+            elif job.tries >= len(_RETRY_AFTER_SEC):
+                self._fail(job.keys, "its request had no outcome several times")
+            else:
+                soon.append(job)
+        if not soon:
+            return
+        time.sleep(max(max(job.not_before for job in soon) - time.monotonic(), 0.0))
+        for job in soon:
+            job.tries += 1
+        self._carry_out(self._recover(soon))
 
-    def _finish(self, keys: Sequence[str], rows: dict[str, MediaRow]) -> None:
+    # What came of it.
+
+    def _finish(self, keys: Sequence[str]) -> None:
         """Attach what tasks serve already, and record what the others wait for."""
-        ledger, target = self.pipeline.ledger, self.pipeline.target
-        open_keys = [key for key in keys if key not in self._served and key not in self.report.failed]
-        self._tell(ledger.tasks.attach(target, open_keys, run_id=self.run_id, again=True))
-        now = ledger.rows(target, open_keys)
-        for key in open_keys:
-            row = now.get(key)
-            if row is not None and row.task is not None and row.task_id is not None and row.task.task_id == row.task_id:
-                self.report.attached[key] = row.task_id
-                self.report.deferred.pop(key, None)
-                self._waits.pop(key, None)
-            elif key not in self.report.deferred and key not in self.report.attached:
-                why = row.task.error if row is not None and row.task is not None else None
-                self.report.failed[key] = why or "it is not in the ledger; let discovery find it first"
-        reasons = {
-            key: (self.report.deferred[key], self._waits.get(key)) for key in keys if key in self.report.deferred
-        }
+        ledger, target, report = self.pipeline.ledger, self.pipeline.target, self.report
+        unserved = [key for key in keys if key not in self._served]
+        self._tell(
+            ledger.tasks.attach(
+                target, [key for key in unserved if key not in report.failed], run_id=self.run_id, again=True
+            )
+        )
+        rows = ledger.rows(target, unserved)
+        for key in unserved:
+            row = rows.get(key)
+            if key in report.failed or key in report.attached:
+                continue
+            if row is None:
+                report.failed[key] = "it is not in the ledger; let discovery find it first"
+            elif row.task is not None and row.task_id is not None and row.task.task_id == row.task_id:
+                report.attached[key] = row.task_id
+                report.deferred.pop(key, None)
+            elif row.step is Step.GIVE_UP:
+                report.failed[key] = (row.task.error if row.task is not None else None) or "it was refused"
+                report.deferred.pop(key, None)
+            else:
+                report.deferred.setdefault(key, "another run is at work on it, or it changed meanwhile")
+        waits = {key: (report.deferred[key], self._waits.get(key)) for key in unserved if key in report.deferred}
+        failed = [key for key, row in rows.items() if key in report.failed and row.step in {Step.SUBMIT, Step.RECOVER}]
         first_sec = self.pipeline.policy.retry_backoff_sec
-        for key in keys:
-            if key in self.report.failed and (key not in now or now[key].step in {Step.SUBMIT, Step.RECOVER}):
-                failures = rows[key].interruptions + 1 if key in rows else 1
-                reasons[key] = (self.report.failed[key], backoff_sec(failures, first_sec))
-        ledger.media.defer(self.pipeline.name, reasons)
+        for key in failed:
+            wait_sec = backoff_sec(rows[key].failures + 1, first_sec, longest_sec=_LONGEST_BACKOFF_SEC)
+            waits[key] = (report.failed[key], wait_sec)
+        ledger.media.defer(self.pipeline.name, waits, failed=failed)
 
     def _count(self, job: _Job, task_id: str, *, adopted: bool) -> None:
         first, *others = job.keys
@@ -639,21 +640,25 @@ class _Submission:
         self._served.update(job.keys)
         self.report.minutes += job.minutes or 0.0
 
-    def _end(self, job: _Job, claimed: TaskRow, reason: str) -> None:
-        changes = self.pipeline.ledger.tasks.ended(
-            self.pipeline.target, claimed, TaskState.REFUSED, reason, run_id=self.run_id, own=self._own
+    def _end(self, job: _Job, reason: str) -> None:
+        self._tell(
+            self.pipeline.ledger.tasks.ended(
+                self.pipeline.target, job.claim, TaskState.REFUSED, reason, run_id=self.run_id, own=self._own
+            )
         )
-        self._tell(changes)
-        for key in job.keys:
-            self.report.failed[key] = reason
+        self._fail(job.keys, reason)
 
-    def _release(self, job: _Job, *, discard: bool = False) -> None:
-        if job.claimed is None:
-            return
-        if discard or job.claimed.asset_id is not None:
-            discard_upload(self.pipeline, job.claimed, self.log)
-        self.pipeline.ledger.tasks.release(job.claimed)
-        job.claimed = None
+    def _release(self, job: _Job) -> bool:
+        """Give back a claim whose request created nothing; return whether this run still had it."""
+        claimed, job.claimed = job.claim, None
+        nothing_uploaded = job.upload is None and claimed.asset_id is None and claimed.fence == 1
+        return self.pipeline.ledger.tasks.release(claimed, discarded=nothing_uploaded)
+
+    def _discard_needless(self, claimed: TaskRow) -> None:
+        """Delete what was uploaded under a claim that another run has by now, unless that one uses it."""
+        latest = self.pipeline.ledger.tasks.latest(self.pipeline.target, [claimed.content]).get(claimed.content)
+        if claimed.asset_id is not None and (latest is None or latest[0].asset_id != claimed.asset_id):
+            discard_upload(self.pipeline, claimed, self.log)
 
     def _stop(self, reason: str) -> None:
         self.report.stopped = self.report.stopped or reason
@@ -663,12 +668,8 @@ class _Submission:
             self.report.deferred[key] = reason
             self._waits[key] = wait_sec
 
-    def _fail_job(self, job: _Job, reason: str) -> None:
-        for key in job.keys:
-            self._fail(key, reason)
-
-    def _fail(self, key: str, reason: str) -> None:
-        self.report.failed[key] = reason
+    def _fail(self, keys: Sequence[str], reason: str) -> None:
+        self.report.failed.update(dict.fromkeys(keys, reason))
 
     def _tell(self, changes: Sequence[OutboxRow]) -> None:
         if changes:
