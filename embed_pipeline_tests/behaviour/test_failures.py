@@ -210,7 +210,7 @@ def test_a_file_that_is_too_short_is_refused_before_anything_is_paid(world: Worl
 
     assert world.settle() == {"good.wav": "embedded", "short.wav": "failed"}
 
-    assert world.statuses()["short.wav"].reason.startswith("too short: 2.00 s"), "its name stands beside it"
+    assert world.statuses()["short.wav"].reason.startswith("too short: 2 s"), "its name stands beside it"
     assert world.created() == {"good.wav": 1}
 
 

@@ -145,12 +145,12 @@ def test_a_task_that_cannot_be_told_from_others_is_left_to_a_person(
         result = world.submit("one.wav", "two.wav")
 
         assert not result.success
-        assert "one.wav: The list has a new task that does not name its source" in world.words(result)
+        assert "submit it with force if none is its own" in world.words(result)
         assert "submit it with force" in world.words(result)
         assert emulator.platform.journal.summary()["tasks_created"] == 2, "the other file has its own by now"
         assert "submit it with force" in world.statuses()["one.wav"].reason
         world.let_pass(_DOUBT_SEC)
-        assert world.settle() == {"one.wav": "unsubmitted", "two.wav": "embedded"}, "no tick pays for it either"
+        assert world.settle() == {"one.wav": "failed", "two.wav": "embedded"}, "no tick pays for it either"
         assert "submit it with force" in world.statuses()["one.wav"].reason
         assert world.submit("one.wav", force=True).success
         assert emulator.platform.journal.summary()["tasks_created"] == 3
