@@ -8,6 +8,7 @@ its peak memory is its own; "beyond imports" is what the peak adds to that of a 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import resource
 import subprocess
@@ -25,6 +26,7 @@ from embed_pipeline.dataset import (
     MediaSegments,
     SegmentQuery,
     nearest,
+    publish_lance,
     stream_embeddings,
     vector_space,
 )
@@ -130,7 +132,29 @@ def plain_numpy(dataset, media, dimension):
     return {"seconds": read + time.perf_counter() - start, "of_which_reading": read}
 
 
+def publish(dataset, media, dimension):
+    start = time.perf_counter()
+    [table] = publish_lance(dataset, f"{dataset.root}/lance")
+    taken = time.perf_counter() - start
+    return {"seconds": taken, "mb_s": table.rows * dimension * 4 / 1e6 / taken}
+
+
+def publish_one_changed(dataset, media, dimension):
+    dataset.write(make(media // 2, dimension, seed=2))
+    dataset.compact()
+    start = time.perf_counter()
+    [table] = publish_lance(dataset, f"{dataset.root}/lance")
+    return {"seconds": time.perf_counter() - start, "replaced": table.replaced}
+
+
+def publish_unchanged(dataset, media, dimension):
+    start = time.perf_counter()
+    publish_lance(dataset, f"{dataset.root}/lance")
+    return {"seconds": time.perf_counter() - start}
+
+
 PHASES = [imports, fill, compact, compact_unchanged, compact_one_changed, read, search, plain_numpy]
+PUBLISH_PHASES = [publish, publish_one_changed, publish_unchanged]
 
 
 def main():
@@ -142,13 +166,13 @@ def main():
     options = parser.parse_args()
     media = options.segments // PER_MEDIA
     if options.phase:
-        work = next(phase for phase in PHASES if phase.__name__ == options.phase)
+        work = next(phase for phase in PHASES + PUBLISH_PHASES if phase.__name__ == options.phase)
         figures = work(EmbeddingDataset(options.folder), media, options.dimension)
         print(json.dumps({**figures, "peak_mb": memory_mb()}))
         return
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         baseline = 0.0
-        for phase in PHASES:
+        for phase in PHASES + (PUBLISH_PHASES if importlib.util.find_spec("lancedb") else []):
             command = [sys.executable, str(Path(__file__)), "--phase", phase.__name__, "--folder", folder]
             command += ["--segments", str(options.segments), "--dimension", str(options.dimension)]
             figures = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)

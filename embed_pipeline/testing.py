@@ -44,7 +44,7 @@ _FINISH_SEC = 60.0
 TEST_SETTINGS = EmulatorSettings(
     engine="instant", instant_duration_sec=60.0, workers=1, timing=Timing(on_command=True), allow_private_sources=True
 )
-"""What the fixtures use: a minute of media from every source, unread, and tasks that finish when the test says so."""
+"""Settings of the fixtures: a minute of media from every source, unread; tasks finish on command."""
 
 
 class InProcessEmulator:
@@ -194,7 +194,7 @@ class InProcessEmulator:
 
 @pytest.fixture
 def embed_emulator_settings() -> EmulatorSettings:
-    """What the emulator fixtures are told; override it in a test module or conftest.py."""
+    """Settings of the emulator fixtures; override it in a test module or conftest.py."""
     return TEST_SETTINGS
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from embed_pipeline.media import sample_scenes, sample_sounds, samples, write_sample_library
+from embed_pipeline.media import samples, write_sample_library
+from embed_pipeline_tests.media import awkward
 from embed_pipeline_tests.postgres import PostgresServer, ServerUnavailableError, postgres_server
 
 # Files that take long with few tests. They go first, or one process would be left alone with the last of them.
@@ -42,7 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def sample_library(request: pytest.FixtureRequest) -> Path:
     """The sample library; read it, never write to it. Kept from run to run for as long as its recipes stay the same."""
-    recipes = b"".join(Path(module.__file__).read_bytes() for module in (samples, sample_scenes, sample_sounds))
+    recipes = b"".join(path.read_bytes() for path in sorted(Path(samples.__file__).parent.glob("*.py")))
     folder = request.config.cache.mkdir(f"sample_library-{hashlib.sha256(recipes).hexdigest()[:12]}")
     write_sample_library(folder)
     return folder
@@ -63,3 +65,16 @@ def postgres_url(postgres: PostgresServer) -> Iterator[str]:
     """The URL of an empty database on a PostgreSQL server."""
     with postgres.database() as name:
         yield postgres.url(name)
+
+
+@pytest.fixture(scope="session")
+def awkward_files(request: pytest.FixtureRequest) -> Path:
+    """The folder with the files of `awkward.PLAYABLE`; read them, never write to them. Kept like the sample library."""
+    recipes = Path(awkward.__file__).read_bytes()
+    folder = request.config.cache.mkdir(f"awkward-{hashlib.sha256(recipes).hexdigest()[:12]}")
+    for file in awkward.PLAYABLE:
+        if not (folder / file.name).exists():
+            unfinished = folder / f".{os.getpid()}.{file.name}"
+            unfinished.write_bytes(file.make())
+            unfinished.replace(folder / file.name)
+    return folder

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from embed_pipeline_tests.browser import browser, button, missing, open_ui, text, wait_for
-from embed_pipeline_tests.orchestration.world import write_sound
+from embed_pipeline_tests.world import write_sound
 
 pytestmark = [
     pytest.mark.slow,

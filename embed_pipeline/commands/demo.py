@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from embed_pipeline.media import Listing
     from embed_pipeline.orchestration.blueprint import Blueprint
     from embed_pipeline.orchestration.daemon import Tick
+    from embed_pipeline.pipeline.context import PipelineContext
     from embed_pipeline.pipeline.publish import MediaStatus
 
 _LONGEST_SEC = 3600.0
@@ -167,7 +168,9 @@ def _drive(blueprint: Blueprint, instance: dg.DagsterInstance, console: Console)
             trouble = _trouble(discovered, collected)
             words, silent = trouble or words, 0 if moved or not trouble else silent + 1
             if silent >= _SILENCE or (
-                unsubmitted and not waiting and (trouble or not (moved or _others_are_at_work(blueprint, instance)))
+                unsubmitted
+                and not waiting
+                and (trouble or not (moved or _others_are_at_work(blueprint, instance, pipeline)))
             ):
                 daemon.refresh_table()
                 return (
@@ -177,10 +180,12 @@ def _drive(blueprint: Blueprint, instance: dg.DagsterInstance, console: Console)
     return f"The demo was not done after {_LONGEST_SEC / 60:.0f} minutes. {words or 'Run it again to go on.'}"
 
 
-def _others_are_at_work(blueprint: Blueprint, instance: dg.DagsterInstance) -> bool:
-    """Whether another process runs a job of this pipeline; a dead one is noticed after a while, and ended."""
+def _others_are_at_work(blueprint: Blueprint, instance: dg.DagsterInstance, pipeline: PipelineContext) -> bool:
+    """Return whether another process works on this pipeline, or died and its claims are still to be recovered."""
     import dagster as dg
 
+    if pipeline.ledger.tasks.claims(pipeline.name):
+        return True
     running = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
     return any(run.job_name in blueprint.names.jobs for run in instance.get_runs(dg.RunsFilter(statuses=running)))
 

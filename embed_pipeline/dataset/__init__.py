@@ -21,6 +21,7 @@ from embed_pipeline.dataset.schema import (
 from embed_pipeline.dataset.search import Match, MediaQuery, SegmentQuery, nearest
 from embed_pipeline.dataset.segments import MediaSegments, media_fragment, segment_id, vector_space
 from embed_pipeline.dataset.store import SegmentFile, WrittenFile
+from embed_pipeline.dataset.table.lance import PublishedTable, publish_lance
 from embed_pipeline.dataset.table.snapshot import Snapshot, SnapshotFile
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "MediaQuery",
     "MediaSegments",
     "ParquetEncoding",
+    "PublishedTable",
     "SegmentFile",
     "SegmentQuery",
     "Snapshot",
@@ -45,6 +47,7 @@ __all__ = [
     "media_fragment",
     "near_duplicates",
     "nearest",
+    "publish_lance",
     "read_embeddings",
     "segment_id",
     "segment_schema",

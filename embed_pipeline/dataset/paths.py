@@ -31,7 +31,7 @@ def check_name(field: str, name: str) -> str:
     """Return `name` if it is safe as a part of a path (letters, digits, `.`, `_`, `-`; at most 100 characters).
 
     Args:
-        field: What the name is of, for the error.
+        field: The field that has this name, for the error.
         name: The name.
 
     Raises:

@@ -10,8 +10,9 @@ from embed_pipeline.dataset.codec import matrix
 from embed_pipeline.dataset.schema import COLUMNS, conform, segment_schema
 from embed_pipeline.dataset.storage import prefetch
 from embed_pipeline.dataset.store import SegmentStore
-from embed_pipeline.dataset.table.snapshot import read_current
+from embed_pipeline.dataset.table.snapshot import MANIFEST, read_current
 from embed_pipeline.errors import ConfigurationError, DatasetError
+from embed_pipeline.redaction import redact
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -258,7 +259,7 @@ def stream_embeddings(
     wants = SegmentFilter(**wanted)
     current = None if source == "segments" else read_current(store.storage)
     if current is not None:
-        yield from _stream_snapshot(store, current, wants, names, mix_spaces=mix_spaces)
+        yield from stream_snapshot(store, current, wants, names, mix_spaces=mix_spaces)
     elif source == "snapshot":
         raise DatasetError(f"The dataset {store.root} has no snapshot yet: build embeddings_table first.")
     else:
@@ -321,41 +322,79 @@ def _stream_segments(
             yield table
 
 
-def _stream_snapshot(
+def stream_snapshot(
     store: SegmentStore, current: Snapshot, wants: SegmentFilter, names: list[str] | None, *, mix_spaces: bool
 ) -> Iterator[pa.Table]:
-    import pyarrow.dataset as pads
-    from pyarrow.fs import LocalFileSystem
+    """Read the rows of a snapshot piece by piece, by space, media file and settings.
 
+    Args:
+        store: The dataset.
+        current: The snapshot.
+        wants: The filter.
+        names: Columns to read, in the order of the schema; None is all.
+        mix_spaces: True reads several vector spaces, and adds a column `space`.
+
+    Yields:
+        Tables of at most one row group, none empty.
+
+    Raises:
+        DatasetError: Several vector spaces would be mixed.
+        SnapshotRetiredError: The snapshot was retired meanwhile.
+    """
     of_space = [file for file in current.files if wants.space in (None, file.space)]
     if not mix_spaces:
         refuse_mixture(store.root, (file.space for file in of_space))
     media = None if wants.media is None else several(wants.media)
     excluded = set(several(wants.exclude_media or ()))
-    files = [file for file in of_space if _may_hold(file, media, excluded)]
-    storage, expression = store.storage, wants.expression()
-    filesystem = LocalFileSystem() if storage.is_local else storage.filesystem
-    for file in files:
-        dimension = int(file.space.rpartition("-")[2])
+    expression = wants.expression()
+    for file in of_space:
+        if not _may_hold(file, media, excluded):
+            continue
         try:
-            parquet = pads.dataset(storage.full(file.path), format="parquet", filesystem=filesystem)
-            columns = None if names is None else [name for name in names if name in parquet.schema.names]
-
-            def read(group: pads.Fragment, columns: list[str] | None = columns) -> pa.Table:
-                return group.to_table(columns=columns, filter=expression, use_threads=False)
-
-            # Row group by row group, since a scanner would hold much of the file in advance.
-            groups = [group for whole in parquet.get_fragments() for group in whole.split_by_row_group(expression)]
-            for table in prefetch(read, groups, concurrency=_GROUPS_AT_ONCE):
-                if len(table):
-                    rows = conform(table, dimension)
-                    rows = rows if names is None else rows.select(names)
-                    yield _with_space(rows, file.space) if mix_spaces else rows
+            for table in _row_groups(store, file, names, expression):
+                yield _with_space(table, file.space) if mix_spaces else table
         except FileNotFoundError:
             raise SnapshotRetiredError(
                 f"Snapshot {current.snapshot_id} of {store.root} was retired while it was read; read again, "
                 "and keep more snapshots if this happens often."
             ) from None
+
+
+def _row_groups(
+    store: SegmentStore, file: SnapshotFile, names: list[str] | None, expression: pc.Expression | None
+) -> Iterator[pa.Table]:
+    import pyarrow as pa
+    import pyarrow.dataset as pads
+    from pyarrow.fs import LocalFileSystem
+
+    storage, dimension = store.storage, int(file.space.rpartition("-")[2])
+    checked = pads.ParquetFileFormat(
+        default_fragment_scan_options=pads.ParquetFragmentScanOptions(page_checksum_verification=True)
+    )
+    try:
+        parquet = pads.dataset(
+            storage.full(file.path),
+            format=checked,
+            filesystem=LocalFileSystem() if storage.is_local else storage.filesystem,
+        )
+        columns = None if names is None else [name for name in names if name in parquet.schema.names]
+
+        def read(group: pads.Fragment) -> pa.Table:
+            return group.to_table(columns=columns, filter=expression, use_threads=False)
+
+        # Row group by row group, since a scanner would hold much of the file in advance.
+        groups = [group for whole in parquet.get_fragments() for group in whole.split_by_row_group(expression)]
+        for table in prefetch(read, groups, concurrency=_GROUPS_AT_ONCE):
+            if len(table):
+                rows = conform(table, dimension)
+                yield rows if names is None else rows.select(names)
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise DatasetError(
+            f"{storage.uri(file.path)} cannot be read ({redact(str(error))}). If it is damaged, delete "
+            f"{storage.uri(MANIFEST)} and build embeddings_table again."
+        ) from None
 
 
 def _may_hold(file: SnapshotFile, media: list[str] | None, excluded: set[str]) -> bool:

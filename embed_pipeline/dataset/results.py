@@ -219,7 +219,7 @@ def _footer_problem(file: SegmentFile, footer: pq.FileMetaData, rows: int | None
     if sum(group.num_rows for group in groups) != footer.num_rows:
         return damaged(file.uri, "its row groups hold other rows than its footer counts").message
     if max(ends, default=0) + footer.serialized_size > file.size_bytes:
-        return damaged(file.uri, "it is shorter than its footer says").message
+        return damaged(file.uri, "it is shorter than its footer requires").message
     if rows is not None and footer.num_rows != rows:
         return damaged(file.uri, f"it holds {footer.num_rows} segments, and {rows} were written").message
     return None

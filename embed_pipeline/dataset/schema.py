@@ -66,7 +66,12 @@ COLUMNS: tuple[Column, ...] = (
     Column("media_uri", "string", False, "Where the media file is; never holds credentials."),
     Column("fingerprint", "string", False, "The identity of the media file's content."),
     Column("media_type", "string", False, "`audio` or `video`."),
-    Column("embedding_option", "string", False, "What was embedded: `visual`, `audio`, `transcription` or `fused`."),
+    Column(
+        "embedding_option",
+        "string",
+        False,
+        "The part that was embedded: `visual`, `audio`, `transcription` or `fused`.",
+    ),
     Column("embedding_scope", "string", False, "`clip` for a part of the media file, `asset` for all of it."),
     Column("segment_index", "int32", False, "Position by start offset within the option and scope, from 0."),
     Column("start_sec", "float64", False, "Start offset in seconds from the start of the media file."),
@@ -78,7 +83,7 @@ COLUMNS: tuple[Column, ...] = (
         True,
         "The uncertainty of each component, as long as the vector; null unless the settings asked for it.",
     ),
-    Column("model_name", "string", False, "What computed the vector: the platform's model, or the emulator's engine."),
+    Column("model_name", "string", False, "The platform's model or the emulator's engine that computed the vector."),
     Column(
         "settings_digest", "string", False, "Digest of the embedding settings; the file's metadata spells them out."
     ),

@@ -70,7 +70,7 @@ class Match:
         segment_id: The segment's stable id.
         media: The media file's partition key.
         media_uri: Where the media file is.
-        embedding_option: What was embedded.
+        embedding_option: `visual`, `audio`, `transcription` or `fused`.
         embedding_scope: `clip` or `asset`.
         start_sec: Start offset in seconds.
         end_sec: End offset in seconds.

@@ -236,7 +236,7 @@ class Storage:
     def files(self, path: str) -> Iterator[StoredFile]:
         """List the files directly within a folder, sorted by path; none if it does not exist.
 
-        The names come from one listing. On a local disk a file's size and time are looked up when its turn comes, and a
+        The names come from one listing. On a local disk a file's size and time are looked up when it is taken, and a
         file that is gone by then is left out.
         """
         if self.is_local:

@@ -32,10 +32,10 @@ from embed_pipeline.errors import ConfigurationError
 
 
 class Platform:
-    """Everything an emulator keeps and does, whatever serves it.
+    """An emulator without its HTTP surface.
 
     Args:
-        settings: What it was told.
+        settings: Its settings.
         compute: What embeds a file. None takes the engine that the settings name.
         clock: What time it is. None takes the machine's time.
 

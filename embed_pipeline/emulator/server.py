@@ -38,7 +38,7 @@ class Emulator:
             client = EmbedClient(api_key="any", base_url=emulator.base_url)
 
     Args:
-        settings: What it is told.
+        settings: Its settings.
         compute: What embeds a file. None takes the engine that the settings name.
         clock: What time it is. None takes the machine's time.
     """
@@ -72,7 +72,7 @@ class Emulator:
 
     @property
     def platform(self) -> Platform:
-        """What the server serves: its store, its clock, its journal."""
+        """The platform that is served: its store, clock and journal."""
         if self._platform is None:
             raise ConfigurationError("The emulator is not running; call start() first.")
         return self._platform
@@ -175,7 +175,7 @@ def _server(platform: Platform) -> uvicorn.Server:
 
     from embed_pipeline.emulator.api.app import build_app
 
-    # The access log would hold ids and queries; the journal tells what was asked.
+    # The access log would hold ids and queries; the journal has the requests.
     settings = platform.settings
     config = uvicorn.Config(
         build_app(platform, hosts={host.lower() for host in (settings.host, *settings.allowed_hosts)}),
@@ -190,7 +190,7 @@ def _server(platform: Platform) -> uvicorn.Server:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run an emulator until it is told to end.
+    """Run an emulator until it gets SIGTERM or SIGINT.
 
     Args:
         argv: The command line without the program's name. None takes that of the process.
@@ -217,7 +217,7 @@ def _serve(settings: EmulatorSettings) -> int:
         if server is not None:
             server.should_exit = True
 
-    # Whoever started this process may have had its signals ignored or blocked: both are inherited. Uvicorn raises a
+    # Signals may be ignored or blocked by the parent process, which is inherited. Uvicorn raises a
     # signal again once it has shut down in order; here it has done its work by then.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)

@@ -1,4 +1,4 @@
-"""What an emulator may be told: where it listens, what it reads, how fast it answers, how it takes open questions."""
+"""Settings of an emulator."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RETENTION_SEC = 7 * 24 * 3600.0
 class Sizes:
     """Upper bounds that keep one request from filling the disk or the memory. All in bytes.
 
-    Attributes:
+    Args:
         body: The largest JSON body of a request; base64 media needs four thirds of its size.
         base64_media: The largest media file inside a request, decoded.
         direct_upload: The largest file of a direct upload.
@@ -49,9 +49,9 @@ class Sizes:
 
 @dataclass(frozen=True)
 class EmulatorSettings:
-    """Everything an emulator may be told.
+    """Settings of an emulator.
 
-    Attributes:
+    Args:
         host: The address to listen on.
         port: The port to listen on; 0 picks a free one.
         allowed_hosts: Names and addresses by which it may be reached, beside loopback and `host`.

@@ -260,6 +260,12 @@ class Tasks:
             rows = connection.execute(query.where(task.c.lease_until <= now).order_by(task.c.claimed_at))
             return [row for row in map(task_of, rows) if row is not None]
 
+    def claims(self, name: str) -> int:
+        """Return how many claims of a pipeline have no answer yet, lapsed ones included."""
+        query = sa.select(sa.func.count()).where(task.c.state == TaskState.CLAIMED, task.c.pipeline == name)
+        with self._database.read() as (connection, _):
+            return int(connection.execute(query).scalar_one())
+
     def known_ids(self, task_ids: Collection[str]) -> set[str]:
         """Return those of some platform's task ids that the ledger has."""
         with self._database.read() as (connection, _):

@@ -15,7 +15,7 @@ from typing import BinaryIO, Final
 
 from embed_pipeline.errors import MediaError
 from embed_pipeline.media.files import MediaFile
-from embed_pipeline.media.store import ContentState, Store, in_words
+from embed_pipeline.media.store import ContentState, Store, describe_error
 
 _logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ _CLOCK_GRAIN_SEC: Final = 2.0
 
 
 class FingerprintCache:
-    """Remembers fingerprints in a small SQLite file; a cache, never state: without it files are read again.
+    """Fingerprints kept in a small SQLite file. A cache and no state: without it files are read again.
 
     Several processes may use one file. If the file is broken it is replaced; if it cannot be written, the cache lives
     in memory.
@@ -54,7 +54,7 @@ class FingerprintCache:
         self._connection = self._connect()
 
     def get_many(self, files: Iterable[tuple[MediaFile, str]]) -> dict[str, str]:
-        """Look fingerprints up.
+        """Return the known fingerprints of files.
 
         Args:
             files: Pairs of file and stamp.
@@ -70,7 +70,7 @@ class FingerprintCache:
         }
 
     def get_recent(self, files: Iterable[MediaFile], since: float) -> dict[str, str]:
-        """Look up the fingerprints that were checked lately, without asking the store whether they still hold.
+        """Return the fingerprints that were checked lately, without asking the store whether they still hold.
 
         Args:
             files: The files.
@@ -87,7 +87,7 @@ class FingerprintCache:
         }
 
     def put(self, file: MediaFile, stamp: str, fingerprint: str, checked_at: float) -> None:
-        """Remember a fingerprint. What cannot be written is not remembered, and no error."""
+        """Store a fingerprint. A failure to write is no error."""
         with self._lock, self._forgiving():
             self._connection.execute(
                 "INSERT OR REPLACE INTO fingerprints VALUES (?, ?, ?, ?)",
@@ -110,7 +110,7 @@ class FingerprintCache:
 
     @contextmanager
     def _forgiving(self) -> Iterator[None]:
-        """Turn any failure of the cache into not knowing; a file that turns out to be broken is replaced."""
+        """Treat any failure of the cache as a miss; replace a file that turns out to be broken."""
         try:
             yield
         except sqlite3.OperationalError as error:
@@ -136,7 +136,7 @@ class FingerprintCache:
             except sqlite3.DatabaseError:
                 self._discard()
             except OSError as error:
-                _logger.warning("Fingerprints are kept in memory only: %s: %s.", self._path, in_words(error))
+                _logger.warning("Fingerprints are kept in memory only: %s: %s.", self._path, describe_error(error))
                 break
         return _prepared(None)
 
@@ -167,7 +167,7 @@ def _address(file: MediaFile) -> str:
 
 
 def fingerprint_of_bytes(stream: BinaryIO) -> str:
-    """Read a stream to its end and return the fingerprint of its bytes: the first 32 hexadecimal digits of SHA-256."""
+    """Return the fingerprint of a stream, read to its end: the first 32 hexadecimal digits of SHA-256."""
     digest = hashlib.sha256()
     while chunk := stream.read(_CHUNK):
         digest.update(chunk)
@@ -208,11 +208,11 @@ class _Batch:
 
 
 class Fingerprinter:
-    """Finds out fingerprints: from what the store tells, from the cache, or by reading.
+    """Source of fingerprints: the identity that the store gives, the cache, or reading the file.
 
     Args:
         store: Where the files are.
-        cache: What is known already.
+        cache: Fingerprints that are known already.
         recheck_seconds: How long a fingerprint holds without asking again, at a store where asking costs a request
             per file.
         threads: How many files are read at once.
@@ -328,7 +328,7 @@ class Fingerprinter:
             with self._store.open(file) as stream:
                 fingerprint = fingerprint_of_bytes(stream)
         except OSError as error:
-            raise MediaError(f"{file.key!r} cannot be read: {in_words(error)}.") from None
+            raise MediaError(f"{file.key!r} cannot be read: {describe_error(error)}.") from None
         if self._store.state(file).stamp != state.stamp:
             raise MediaError(
                 f"{file.key!r} was written to while it was read; it is looked at again at the next listing."

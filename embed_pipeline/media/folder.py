@@ -9,10 +9,9 @@ from typing import BinaryIO
 from urllib.parse import quote_from_bytes
 
 from embed_pipeline.errors import MediaError
-from embed_pipeline.media.files import Listing, ListingBuilder, MediaFile
+from embed_pipeline.media.files import Listing, ListingBuilder, MediaFile, Selection, media_type_of, suffix_of
 from embed_pipeline.media.keys import encode_partition_key
-from embed_pipeline.media.selection import Selection, media_type_of, suffix_of
-from embed_pipeline.media.store import ContentState, gone, in_words, is_plain_path
+from embed_pipeline.media.store import ContentState, describe_error, gone, is_plain_path
 
 _ADVICE = "Set EMBED_MEDIA (or `location`) to a folder with audio and video, an s3:// prefix, or a list of URLs."
 
@@ -72,7 +71,8 @@ class FolderStore:
             raise MediaError(f"The media library {self._root!r} does not exist. {_ADVICE}") from None
         except OSError as error:
             raise MediaError(
-                f"The media library {self._root!r} cannot be read: {in_words(error)}. Check permissions. {_ADVICE}"
+                f"The media library {self._root!r} cannot be read: {describe_error(error)}. Check permissions. "
+                f"{_ADVICE}"
             ) from error
         listing = ListingBuilder()
         waiting: _Folders = [("", ((status.st_dev, status.st_ino),))]
@@ -83,8 +83,9 @@ class FolderStore:
                     for entry in entries:
                         self._take(entry, folder, now, listing, waiting)
             except OSError as error:
-                shown = encode_partition_key(folder[0].rstrip("/"))
-                listing.skip("unreadable", f"The folder {shown!r} cannot be read: {in_words(error)}.")
+                path = folder[0].rstrip("/")
+                problem = f"The folder {encode_partition_key(path)!r} cannot be read: {describe_error(error)}."
+                listing.skip("unreadable", path, problem)
         return listing.build()
 
     def find(self, path: str) -> MediaFile:
@@ -101,7 +102,7 @@ class FolderStore:
         except OSError as error:
             message = gone(encode_partition_key(path), self._root)
             if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
-                message = f"{encode_partition_key(path)!r} cannot be read: {in_words(error)}."
+                message = f"{encode_partition_key(path)!r} cannot be read: {describe_error(error)}."
             raise MediaError(message) from None
         if not stat.S_ISREG(status.st_mode) or not self._stays_inside(full):
             raise MediaError(gone(encode_partition_key(path), self._root))
@@ -136,7 +137,7 @@ class FolderStore:
     def _unreadable(self, file: MediaFile, error: OSError) -> MediaError:
         if isinstance(error, FileNotFoundError):
             return MediaError(gone(file.key, self._root))
-        return MediaError(f"{file.key!r} cannot be read: {in_words(error)}. Check its permissions.")
+        return MediaError(f"{file.key!r} cannot be read: {describe_error(error)}. Check its permissions.")
 
     def _take(
         self,
@@ -155,25 +156,26 @@ class FolderStore:
             suffix = suffix_of(entry.name)
             verdict = self._selection.verdict(path, suffix)
             if verdict != "wanted":
-                listing.skip(verdict)
+                listing.skip(verdict, path)
                 return
             if linked and not self._stays_inside(entry.path):
-                listing.skip("link", f"{encode_partition_key(path)!r} is a link that leads out of the library.")
+                listing.skip("link", path, f"{encode_partition_key(path)!r} is a link that leads out of the library.")
                 return
             status = entry.stat()
             if not stat.S_ISREG(status.st_mode):
-                listing.skip("unsupported", f"{encode_partition_key(path)!r} is not a regular file.")
+                listing.skip("unsupported", path, f"{encode_partition_key(path)!r} is not a regular file.")
             elif abs(now - status.st_mtime) < self._settle_seconds:
-                listing.skip("settling")
+                listing.skip("settling", path)
                 listing.settling.add(encode_partition_key(path))
             else:
                 listing.files.append(self._media_file(path, status))
         except FileNotFoundError:
             # A link that leads nowhere is worth a word; a file that vanished while we looked is everyday life.
             if entry.is_symlink():
-                listing.skip("link", f"{encode_partition_key(path)!r} is a link that leads nowhere.")
+                listing.skip("link", path, f"{encode_partition_key(path)!r} is a link that leads nowhere.")
         except OSError as error:
-            listing.skip("unreadable", f"{encode_partition_key(path)!r} cannot be read: {in_words(error)}.")
+            problem = f"{encode_partition_key(path)!r} cannot be read: {describe_error(error)}."
+            listing.skip("unreadable", path, problem)
 
     def _take_folder(
         self,
@@ -185,16 +187,18 @@ class FolderStore:
     ) -> None:
         path = folder[0] + entry.name
         if entry.name.startswith("."):
-            listing.skip("hidden")
+            listing.skip("hidden", path)
         elif not self._selection.recursive:
-            listing.skip("excluded")
+            listing.skip("excluded", path)
         elif linked and not self._follow_links:
-            listing.skip("link", f"{encode_partition_key(path)!r} is a link to a folder; such links are not followed.")
+            problem = f"{encode_partition_key(path)!r} is a link to a folder; such links are not followed."
+            listing.skip("link", path, problem)
         else:
             status = entry.stat()
             identity = (status.st_dev, status.st_ino)
             if identity in folder[1]:
-                listing.skip("link", f"{encode_partition_key(path)!r} is a link to a folder that it lies within.")
+                problem = f"{encode_partition_key(path)!r} is a link to a folder that it lies within."
+                listing.skip("link", path, problem)
             else:
                 waiting.append((f"{path}/", (*folder[1], identity)))
 
@@ -211,7 +215,7 @@ class FolderStore:
             path=path,
             uri=self._uri + quote_from_bytes(os.fsencode(path)),
             size=status.st_size,
-            # A moved or copied file may bring an old time of writing with it; its inode tells since when it lies here.
+            # A moved or copied file may bring an old time of writing with it; its inode has the time of arrival.
             modified=max(status.st_mtime, status.st_ctime),
             version=None,
             media_type=media_type_of(suffix),

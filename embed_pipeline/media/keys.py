@@ -1,4 +1,4 @@
-"""The partition key of a media file: its path within the library, so written that all of Dagster can carry it."""
+"""The partition key of a media file: its path within the library, encoded so that all of Dagster can carry it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ _BIDI_CONTROLS: Final = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2
 _SUSPECT: Final = re.compile(r"[^\w/ ()\[\]'+=@#&!~;{}$^\-.]|\.\.\.|^[ .]|[ .]$")
 
 _ESCAPES: Final = re.compile(r"(?:%[0-9A-F]{2})+")
+_SURROGATES: Final = re.compile("[\ud800-\udfff]")
 
 
 def encode_partition_key(path: str) -> str:
-    """Write a path within the library as a partition key.
+    """Return the partition key of a path within the library.
 
     Encoded, as `%XX` of their UTF-8 bytes, are: `%`, `,`, `|`, control characters, Unicode line ends, bidirectional
     controls, lone surrogates, every third dot in a row (`...` marks a range of partitions in Dagster), and white space
@@ -58,7 +59,7 @@ def encode_partition_key(path: str) -> str:
 
 
 def decode_partition_key(key: str) -> str:
-    """Give back the path that a partition key stands for.
+    """Return the path that a partition key stands for.
 
     Args:
         key: A key made by `encode_partition_key`.
@@ -82,12 +83,28 @@ def decode_partition_key(key: str) -> str:
     return path
 
 
+def printable_path(path: str) -> str:
+    """Return a path as text that every encoding takes: bytes of a name that are not UTF-8 become `%XX`.
+
+    For names that are sent or shown, such as that of an upload. Unlike a partition key it has no way back.
+
+    Args:
+        path: Path within the library.
+    """
+    return path if path.isascii() else _SURROGATES.sub(_percent_byte, path)
+
+
 def _always_encoded(character: str) -> bool:
     return (
         character in _RESERVED
         or character in _BIDI_CONTROLS
         or unicodedata.category(character) in _UNWRITABLE_CATEGORIES
     )
+
+
+def _percent_byte(match: re.Match[str]) -> str:
+    byte = ord(match[0]) - 0xDC00
+    return f"%{byte:02X}" if 0x80 <= byte <= 0xFF else _percent(match[0])
 
 
 def _percent(character: str) -> str:

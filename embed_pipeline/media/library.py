@@ -1,4 +1,4 @@
-"""The media library: where the files are that are to be embedded."""
+"""The media library: the place of the files that are to be embedded."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from embed_pipeline.errors import ConfigurationError, MediaError
-from embed_pipeline.media.files import DEFAULT_EXTENSIONS, Listing, MediaFile, MediaInfo
+from embed_pipeline.media.files import DEFAULT_EXTENSIONS, Listing, MediaFile, MediaInfo, Selection
 from embed_pipeline.media.fingerprints import FingerprintCache, Fingerprinter
 from embed_pipeline.media.folder import FolderStore
 from embed_pipeline.media.keys import decode_partition_key
-from embed_pipeline.media.selection import Selection
 from embed_pipeline.media.store import Store
 
 _MANIFEST_ENDINGS = (".txt", ".csv", ".jsonl")
@@ -38,7 +37,7 @@ class MediaLibrary:
         follow_links: Whether symbolic links are followed out of the library, and links to folders at all.
         recheck_seconds: How long a URL's fingerprint holds before its server is asked again.
         storage_options: Passed to fsspec; credentials are better left to the store's own usual means.
-        cache: The SQLite file in which fingerprints are remembered; by default one in the user's cache folder.
+        cache: The SQLite file in which fingerprints are kept; by default one in the user's cache folder.
 
     Raises:
         ConfigurationError: If the location is empty or of a kind that cannot be read.
@@ -74,7 +73,7 @@ class MediaLibrary:
 
     @property
     def location(self) -> str:
-        """Where the library is, without credentials or query."""
+        """Location of the library, without credentials or query."""
         return self._store.location
 
     def list(self, now: float | None = None) -> Listing:
@@ -130,10 +129,11 @@ class MediaLibrary:
         return self._fingerprints().many(files, budget_sec, on_problem)
 
     def probe(self, file: MediaFile) -> MediaInfo:
-        """Find out what a file holds, and how long it is; reads the header only, where the header tells.
+        """Return length and content of a file; reads more than the header only where that does not hold the length.
 
         Raises:
-            MediaError: If the file is gone, or not playable.
+            UnplayableMediaError: If it is empty, encrypted, or no audio or video can be read from it.
+            MediaError: If the file is gone or cannot be read.
         """
         from embed_pipeline.media.probe import probe_stream
 
@@ -149,10 +149,10 @@ class MediaLibrary:
         return self._store.open(file)
 
     def size(self, file: MediaFile) -> int:
-        """Return how many bytes a file has, asking the store where the listing did not tell.
+        """Return the size of a file in bytes, asking the store where the listing has none.
 
         Raises:
-            MediaError: If the file is gone, or its store does not say.
+            MediaError: If the file is gone, or its store does not know the size.
         """
         size = file.size if file.size is not None else self._store.find(file.path).size
         if size is None:

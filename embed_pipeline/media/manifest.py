@@ -15,10 +15,9 @@ from typing import Any, BinaryIO, Final, cast
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from embed_pipeline.errors import MediaError
-from embed_pipeline.media.files import Listing, ListingBuilder, MediaFile
-from embed_pipeline.media.keys import encode_partition_key
-from embed_pipeline.media.selection import Selection, media_type_of, suffix_of
-from embed_pipeline.media.store import ContentState, GuardedStream, gone, in_words, is_plain_path
+from embed_pipeline.media.files import Listing, ListingBuilder, MediaFile, Selection, media_type_of, suffix_of
+from embed_pipeline.media.keys import encode_partition_key, printable_path
+from embed_pipeline.media.store import ContentState, GuardedStream, describe_error, gone, is_plain_path
 from embed_pipeline.redaction import without_credentials
 
 # Fetched at a time: a header is mostly found within the first megabyte.
@@ -61,7 +60,7 @@ class ManifestStore:
 
     @property
     def location(self) -> str:
-        """Where the manifest is, without credentials or query."""
+        """Location of the manifest, without credentials or query."""
         return self._location
 
     def list(self, now: float) -> Listing:  # noqa: ARG002
@@ -77,17 +76,18 @@ class ManifestStore:
             try:
                 entry = _entry(fields)
             except ValueError as error:
-                listing.skip("invalid", f"Line {number} of {self._location!r}: {error}.")
+                listing.skip("invalid", problem=f"Line {number} of {self._location!r}: {error}.")
                 continue
             path = entry.file.path
             verdict = self._selection.verdict(path, entry.file.suffix)
             if verdict != "wanted":
-                listing.skip(verdict)
+                listing.skip(verdict, path)
             elif path not in entries:
                 entries[path], numbers[path] = entry, number
             elif entries[path].url != entry.url:
                 listing.skip(
                     "invalid",
+                    path,
                     f"Line {number} of {self._location!r}: has the path of line {numbers[path]}, but another URL; give "
                     "each a `path` of its own in a .csv or .jsonl manifest.",
                 )
@@ -96,7 +96,7 @@ class ManifestStore:
         return listing.build()
 
     def find(self, path: str) -> MediaFile:
-        """Return the file with a path within the library, with its size and version if the server tells them.
+        """Return the file with a path within the library, with its size and version if the server has them.
 
         Raises:
             MediaError: If the manifest does not list it, or the server does not have it.
@@ -131,7 +131,8 @@ class ManifestStore:
         """Open the file for reading in ranges; fetched whole if its server cannot serve ranges."""
         url = self._entry_at(file.path).url
         try:
-            stream = self._http.open(url, "rb", block_size=_BLOCK_BYTES)
+            # Looking for a length goes back and forth between beginning and end: no block is to be fetched twice.
+            stream = self._http.open(url, "rb", block_size=_BLOCK_BYTES, cache_type="blockcache")
             try:
                 if stream.seekable():
                     stream.seek(-1, io.SEEK_END)  # a server that heeds no ranges would only be found out later
@@ -195,7 +196,7 @@ class ManifestStore:
                 try:
                     value = json.loads(line)
                 except ValueError:
-                    listing.skip("invalid", f"Line {number} of {self._location!r}: is not JSON.")
+                    listing.skip("invalid", problem=f"Line {number} of {self._location!r}: is not JSON.")
                     continue
                 yield number, value if isinstance(value, dict) else {"url": value}
         else:
@@ -221,7 +222,7 @@ class ManifestStore:
                 f"The media library {self._location!r} is not a list of URLs: it is no UTF-8 text."
             ) from None
         except Exception as error:
-            raise MediaError(f"The media library {self._location!r} cannot be read: {in_words(error)}.") from None
+            raise MediaError(f"The media library {self._location!r} cannot be read: {describe_error(error)}.") from None
 
 
 def _csv_lines(text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -239,7 +240,7 @@ def _csv_lines(text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def _entry(fields: Mapping[str, Any]) -> _Entry:
-    """Make an entry of a line's fields; a ValueError says what is wrong with it, without repeating the URL."""
+    """Return the entry of a line's fields; a ValueError names what is wrong with it, without repeating the URL."""
     url = fields.get("url")
     if not isinstance(url, str) or not url.strip():
         raise ValueError("has no URL")
@@ -263,7 +264,7 @@ def _entry(fields: Mapping[str, Any]) -> _Entry:
         file=MediaFile(
             key=encode_partition_key(path),
             path=path,
-            uri=f"{parts.scheme.lower()}://{host}{parts.path}",
+            uri=f"{parts.scheme.lower()}://{host}{printable_path(parts.path)}",
             size=int(str(size)) if size not in (None, "") else None,
             modified=None,
             version=str(version) if version not in (None, "") else None,
@@ -295,4 +296,4 @@ def _why(error: BaseException) -> str:
     status = getattr(error, "status", None)
     if status == HTTPStatus.NOT_FOUND:
         return "its server does not have it (404)"
-    return f"its server answers {status}" if status else in_words(error)
+    return f"its server answers {status}" if status else describe_error(error)

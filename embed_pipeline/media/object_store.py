@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from embed_pipeline.errors import ConfigurationError, MediaError
-from embed_pipeline.media.files import Listing, ListingBuilder, MediaFile
-from embed_pipeline.media.keys import encode_partition_key
-from embed_pipeline.media.selection import Selection, media_type_of, suffix_of
-from embed_pipeline.media.store import ContentState, GuardedStream, gone, in_words, is_plain_path
+from embed_pipeline.media.files import Listing, ListingBuilder, MediaFile, Selection, media_type_of, suffix_of
+from embed_pipeline.media.keys import encode_partition_key, printable_path
+from embed_pipeline.media.store import ContentState, GuardedStream, describe_error, gone, is_plain_path
 from embed_pipeline.redaction import without_credentials
 
-# GCS changes the ETag with every change of metadata, but tells the MD5 of the content; S3 and Azure tell an ETag.
+# GCS changes the ETag with every change of metadata, but has the MD5 of the content; S3 and Azure have an ETag.
 _VERSION_FIELDS = ("md5Hash", "ETag", "etag")
+_BLOCK_BYTES = 2 << 20
 _MODIFIED_FIELDS = ("LastModified", "last_modified", "updated", "mtime", "modified", "created")
 
 
@@ -76,9 +76,10 @@ class ObjectStore:
             suffix = suffix_of(path)
             verdict = self._selection.verdict(path, suffix)
             if verdict != "wanted":
-                listing.skip(verdict)
+                listing.skip(verdict, path)
             elif not is_plain_path(path):
-                listing.skip("invalid", f"{encode_partition_key(path)!r} has an empty, '.' or '..' part in its name.")
+                problem = f"{encode_partition_key(path)!r} has an empty, '.' or '..' part in its name."
+                listing.skip("invalid", path, problem)
             else:
                 listing.files.append(self._media_file(path, info))
         return listing.build()
@@ -103,7 +104,7 @@ class ObjectStore:
         return self._media_file(path, info)
 
     def state(self, file: MediaFile) -> ContentState:
-        """Return what the listing told of the object: its ETag and size, else its time and size."""
+        """Return the object's ETag and size, else its time and size, as the listing has them."""
         if file.version is not None:
             identity = f"{file.version}:{file.size}"
             return ContentState(stamp=identity, given=identity)
@@ -113,7 +114,11 @@ class ObjectStore:
         """Open the object for reading; what is read is fetched in ranges."""
         filesystem, root = self._filesystem
         try:
-            stream = filesystem.open(f"{root}/{file.path}" if root else file.path, "rb")
+            # Looking for a length goes back and forth between beginning and end: no block is to be fetched twice, and
+            # by default a store's blocks are of up to 50 MB.
+            stream = filesystem.open(
+                f"{root}/{file.path}" if root else file.path, "rb", block_size=_BLOCK_BYTES, cache_type="blockcache"
+            )
             return io.BufferedReader(GuardedStream(stream, self._failure))
         except FileNotFoundError:
             raise MediaError(gone(file.key, self._location)) from None
@@ -149,14 +154,15 @@ class ObjectStore:
             ) from error
         except ValueError as error:
             raise ConfigurationError(
-                f"The media library {self._location!r} cannot be read: {in_words(error)}. Set EMBED_MEDIA to a folder, "
-                "an s3://, gs:// or az:// prefix, or a .txt, .csv or .jsonl file with URLs."
+                f"The media library {self._location!r} cannot be read: {describe_error(error)}. Set EMBED_MEDIA to a "
+                "folder, an s3://, gs:// or az:// prefix, or a .txt, .csv or .jsonl file with URLs."
             ) from error
         return filesystem, root.rstrip("/")
 
     def _failure(self, error: Exception) -> MediaError:
         return MediaError(
-            f"The media library {self._location!r} cannot be read: {in_words(error)}. Check address and credentials."
+            f"The media library {self._location!r} cannot be read: {describe_error(error)}. "
+            "Check address and credentials."
         )
 
     @staticmethod
@@ -169,7 +175,7 @@ class ObjectStore:
         return MediaFile(
             key=encode_partition_key(path),
             path=path,
-            uri=f"{self._location}/{path}",
+            uri=f"{self._location}/{printable_path(path)}",
             size=info.get("size"),
             modified=_seconds(next((info[field] for field in _MODIFIED_FIELDS if info.get(field)), None)),
             version=str(version).strip('"') if version is not None else None,

@@ -1,4 +1,4 @@
-"""What a media library asks of the place where its files are."""
+"""The interface between a media library and the place where its files are."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from embed_pipeline.redaction import redact
 
 @dataclass(frozen=True, slots=True)
 class ContentState:
-    """What a place tells about a file's content without reading it.
+    """State of a file's content, as a place knows it without reading the file.
 
-    Attributes:
+    Args:
         stamp: Changes whenever the content may have changed; the address in the cache of fingerprints.
         given: The store's own identity of the content (ETag and size), from which the fingerprint is made without
             reading a byte; None where the bytes have to be read.
-        settled_at: Since when the content has been what it is, in seconds since 1970, or None if that is not known.
-            A stamp that is younger than the clock is fine may stand for two contents, and is not remembered.
+        settled_at: Time since when the content has been what it is, in seconds since 1970, or None if that is not
+            known. A stamp younger than the clock is fine may stand for two contents, and is not remembered.
     """
 
     stamp: str
@@ -38,7 +38,7 @@ class Store(Protocol):
 
     @property
     def location(self) -> str:
-        """Where the place is, without credentials or query."""
+        """Location of the place, without credentials or query."""
         ...
 
     def list(self, now: float) -> Listing:
@@ -67,11 +67,11 @@ class Store(Protocol):
 
 
 class GuardedStream(io.RawIOBase):
-    """A remote file whose failures while it is read are told like all others: in our words, and without its address.
+    """A remote file whose failures while it is read become `MediaError`, without its address.
 
     Args:
         stream: The open file, as fsspec gives it.
-        failure: Words an error.
+        failure: Returns the error to raise for one of the filesystem.
     """
 
     def __init__(self, stream: Any, failure: Callable[[Exception], MediaError]) -> None:
@@ -88,7 +88,7 @@ class GuardedStream(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Read into a buffer; 0 at the end."""
+        """Read into a buffer and return the number of bytes; 0 at the end."""
         try:
             data = self._stream.read(len(buffer))
         except Exception as error:
@@ -97,11 +97,11 @@ class GuardedStream(io.RawIOBase):
         return len(data)
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Go to a place."""
+        """Set the position."""
         return int(self._stream.seek(offset, whence))
 
     def tell(self) -> int:
-        """Return the place."""
+        """Return the position."""
         return int(self._stream.tell())
 
     def close(self) -> None:
@@ -111,19 +111,19 @@ class GuardedStream(io.RawIOBase):
         super().close()
 
 
-def in_words(error: BaseException) -> str:
-    """Return what an error of a filesystem says, in one line and without credentials or queries."""
+def describe_error(error: BaseException) -> str:
+    """Return the text of a filesystem's error, in one line and without credentials or queries."""
     if isinstance(error, OSError) and error.strerror:
         return redact(error.strerror)
-    said = " ".join(redact(str(error)).split()).rstrip(".")
-    return f"{said[:300]} ({type(error).__name__})" if said else type(error).__name__
+    text = " ".join(redact(str(error)).split()).rstrip(".")
+    return f"{text[:300]} ({type(error).__name__})" if text else type(error).__name__
 
 
 def is_plain_path(path: str) -> bool:
-    """Say whether a path stays within its library: relative, and without empty, `.` and `..` parts."""
+    """Return whether a path stays within its library: relative, and without empty, `.` and `..` parts."""
     return not {"", ".", ".."} & set(path.split("/")) and "\0" not in path
 
 
 def gone(key: str, library: str) -> str:
-    """Word the message for a file that is not there any more."""
+    """Return the message for a file that is not there any more."""
     return f"{key!r} is not in the media library {library!r} any more. Put the file back, or delete its partition."

@@ -59,6 +59,7 @@ VARIABLES = (
     Variable("EMBED_MAX_MINUTES_PER_DAY", "policy", "max_minutes_per_day"),
     Variable("EMBED_PRICE_PER_MINUTE", "policy", "price_per_minute"),
     Variable("EMBED_WHEN_A_FILE_VANISHES", "policy", "when_a_file_vanishes"),
+    Variable("EMBED_DOUBT_MARGIN", "policy", "doubt_margin_sec"),
     Variable("EMBED_DELIVERY", "client", "delivery"),
     Variable("EMBED_REQUESTS_PER_MINUTE", "client", "requests_per_minute"),
     Variable("EMBED_REQUESTS_PER_DAY", "client", "requests_per_day"),

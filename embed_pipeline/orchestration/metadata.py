@@ -5,8 +5,8 @@ count, the table's name, its address. They are written literally because Dagster
 pins that it understands them.
 
 Pictures live in an event. The UI shows Markdown of fewer than 1,000 characters in place and the rest one click away; it
-draws images from data URLs and no inline SVG. So the timeline is an SVG of a few hundred bytes, and the large picture is
-a PNG of some kilobytes, which is only drawn where Pillow (the extra `pictures`) is installed.
+draws images from data URLs and no inline SVG. So the timeline is an SVG of a few hundred bytes, and the large picture
+is a PNG of some kilobytes, which is only drawn where Pillow (the extra `pictures`) is installed.
 """
 
 from __future__ import annotations

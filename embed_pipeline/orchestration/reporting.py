@@ -150,7 +150,6 @@ class Reporter:
 
     def _task(self, row: OutboxRow) -> Event:
         payload = row.payload
-        settings = EmbeddingSettings.model_validate(payload["settings"])
         metadata: dict[str, Any] = {
             "embed_pipeline/task_id": payload["task_id"],
             "embed_pipeline/origin": payload["origin"],
@@ -170,10 +169,15 @@ class Reporter:
             self._names.embedding_tasks,
             partition=row.key,
             metadata=metadata,
-            tags=version_tags(
-                task_version(payload["task_id"]), f"{settings.code_version}.{payload['platform']}", upstream
-            ),
+            tags=version_tags(task_version(payload["task_id"]), self._code_version(payload), upstream),
         )
+
+    def _code_version(self, payload: Mapping[str, Any]) -> str:
+        """Return a task's code version; settings that differ in what does not concern its file count as the same."""
+        settings, platform = self._blueprint.settings, payload["platform"]
+        if payload["settings_digest"] not in {settings.digest("audio"), settings.digest("video")}:
+            settings = EmbeddingSettings.model_validate(payload["settings"])
+        return f"{settings.code_version}.{platform}"
 
     def _failure(self, row: OutboxRow) -> Event:
         payload = row.payload

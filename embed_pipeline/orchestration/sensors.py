@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import dagster as dg
 
+from embed_pipeline.ledger import Step
 from embed_pipeline.orchestration.blueprint import Blueprint
 from embed_pipeline.orchestration.reporting import report_left_behind
 from embed_pipeline.orchestration.runs import KeyRange, contiguous_ranges, end_stale_runs, queued_keys
@@ -174,7 +175,10 @@ def _submissions(
     policy, ledger = blueprint.policy, pipeline.ledger
     if not policy.submit_automatically:
         return [], []
-    due = [file for file in ledger.due(pipeline.target) if file.step == "submit"]
+    found = ledger.due(pipeline.target)
+    # A task of their content and settings is there already, as when settings come back: that takes no run.
+    ledger.tasks.attach(pipeline.target, [file.key for file in found if file.step in {Step.WAIT, Step.COLLECT}])
+    due = [file for file in found if file.step is Step.SUBMIT]
     if not due:
         return [], []
     queued = queued_keys(instance, blueprint.names, blueprint.names.embedding_tasks, order)
@@ -235,8 +239,8 @@ def _readiness_in_words(
     if found.problem is not None:
         sentences.append(f"The platform could not be asked for all: {found.problem}")
     sentences += [
-        f"{count} tasks were created on {other}, and this pipeline asks {blueprint.client.platform}: set EMBED_BASE_URL "
-        "and EMBED_API_KEY back to collect them, or materialize embedding_tasks anew."
+        f"{count} tasks were created on {other}, and this pipeline asks {blueprint.client.platform}: set "
+        "EMBED_BASE_URL and EMBED_API_KEY back to collect them, or materialize embedding_tasks anew."
         for other, count in found.elsewhere.items()
     ]
     return " ".join(sentences)

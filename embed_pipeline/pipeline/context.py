@@ -83,8 +83,7 @@ class PipelineContext:
 
 def config_digest(settings: EmbeddingSettings, policy: PipelinePolicy, platform: str) -> str:
     """Return a digest of what a content is refused under: other settings, platform or bounds may take it."""
-    bounds = f"{policy.min_duration_sec:g} {policy.max_duration_sec:g}"
-    return hashlib.sha256(f"{settings.code_version}.{platform} {bounds}".encode()).hexdigest()[:12]
+    return hashlib.sha256(f"{settings.code_version}.{platform} {policy.bounds()}".encode()).hexdigest()[:12]
 
 
 def platform_of(base_url: str) -> str:

@@ -8,18 +8,20 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
+from embed_pipeline.errors import DatasetError
 from embed_pipeline.ledger import Content, MediaFacts, TaskRow, TaskState, Written
 from embed_pipeline.pipeline.context import EMULATOR, PipelineContext
 from embed_pipeline.pipeline.settings import EmbeddingSettings, Segmentation
 
 if TYPE_CHECKING:
-    from embed_pipeline.dataset import StoredResult
+    from embed_pipeline.dataset import DamagedFile, StoredResult
     from embed_pipeline.ledger.media import KnownFile
     from embed_pipeline.media import Listing, MediaFile
 
 # A file that changed within so many seconds of its listing may change again without another time stamp.
 _SETTLED_SEC = 5.0
 _IMPORT_BATCH = 500
+_DAMAGED_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -224,13 +226,14 @@ def import_results(pipeline: PipelineContext, *, again: bool = False) -> int:
 
     Args:
         pipeline: The pipeline.
-        again: Also where that was done before.
+        again: Also where that was done before; then files that do not open are left out.
 
     Returns:
         How many results were new to the ledger.
 
     Raises:
-        DatasetError: The dataset cannot be read, or is another pipeline's.
+        DatasetError: The dataset cannot be read, or is another pipeline's, or holds files that do not open: nothing is
+            paid for again before somebody knows of it.
     """
     ledger = pipeline.ledger
     if not again and ledger.noted(pipeline.name)["imported_at"] is not None:
@@ -238,9 +241,16 @@ def import_results(pipeline: PipelineContext, *, again: bool = False) -> int:
     count = 0
     if pipeline.dataset.spaces():
         pipeline.dataset.claim(pipeline.name)
-    results = _stored(pipeline)
+    damaged: list[DamagedFile] = []
+    results = _stored(pipeline, damaged)
     while batch := list(islice(results, _IMPORT_BATCH)):
         count += ledger.tasks.adopt_results(pipeline.target, (_imported(pipeline, one) for one in batch))
+    if damaged and not again:
+        raise DatasetError(
+            f"{len(damaged)} results of {pipeline.dataset.root} cannot be read, so this new ledger cannot tell what "
+            f"was paid for: {'; '.join(one.error for one in damaged[:_DAMAGED_SHOWN])} Or run `embed-pipeline ledger "
+            "import`, which leaves them out: their media files are embedded again."
+        )
     ledger.note(pipeline.name, imported_at=ledger.now())
     return count
 
@@ -311,12 +321,14 @@ def _unsure(listing: Listing, known: Collection[str]) -> Collection[str]:
     return listing.settling
 
 
-def _stored(pipeline: PipelineContext) -> Iterator[StoredResult]:
+def _stored(pipeline: PipelineContext, damaged: list[DamagedFile]) -> Iterator[StoredResult]:
     from embed_pipeline.dataset import StoredResult
 
     for result in pipeline.dataset.results():
         if isinstance(result, StoredResult):
             yield result
+        else:
+            damaged.append(result)
 
 
 def _imported(pipeline: PipelineContext, result: StoredResult) -> tuple[TaskRow, str, Written]:

@@ -248,7 +248,7 @@ def _difference(pipeline: PipelineContext, task: TaskRow) -> str:
     if task.content.platform != pipeline.platform:
         return f"another platform ({task.content.platform}, and here it is {pipeline.platform})"
     if task.content.settings_digest in {pipeline.target.audio_digest, pipeline.target.video_digest}:
-        return "other bounds of duration"
+        return "other bounds on media files"
     before = settings_of(task).spelled_out().model_dump(mode="json")
     here = pipeline.settings.spelled_out().model_dump(mode="json")
     names = [name for name in EmbeddingSettings.model_fields if before[name] != here[name]]

@@ -199,26 +199,24 @@ def in_hours(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds < 2 * 86400 else f"{seconds / 86400:.1f} days"
 
 
-def refusal(info: MediaInfo, policy: PipelinePolicy) -> tuple[PlannedAction, str] | None:
+def refusal(info: MediaInfo, size_bytes: int | None, policy: PipelinePolicy) -> tuple[PlannedAction, str] | None:
     """Return why a media file is not submitted, judged by what it holds; None for one that is.
 
     Args:
         info: What probing found.
-        policy: The team's choices; its bounds of duration.
+        size_bytes: The size of the file, where known.
+        policy: The team's choices; its bounds on media files.
     """
-    seconds = info.duration_sec
-    if seconds < policy.min_duration_sec:
-        # Cut, not rounded: 3.97 s must not read as 4.0 s.
-        length = math.floor(seconds * 100) / 100
-        return PlannedAction.TOO_SHORT, (
-            f"too short: {length:.2f} s, and the platform takes {policy.min_duration_sec:g} s or more"
-        )
-    if seconds > policy.max_duration_sec:
-        return PlannedAction.TOO_LONG, (
-            f"too long: {math.ceil(seconds / 6) / 10:.1f} min; the platform takes {policy.max_duration_sec / 60:g} min "
-            "at most"
-        )
-    return None
+    from embed_pipeline.media import violation
+
+    reason = violation(info, size_bytes, policy.bounds())
+    return None if reason is None else (refused_action(reason), reason)
+
+
+def refused_action(reason: str) -> PlannedAction:
+    """Return the action that stands for a refusal."""
+    bounds = (PlannedAction.TOO_SHORT, PlannedAction.TOO_LONG)
+    return next((one for one in bounds if reason.startswith(one)), PlannedAction.REFUSED)
 
 
 def over_a_limit(minutes: float | None, policy: PipelinePolicy) -> str | None:
@@ -298,8 +296,10 @@ def no_create_reason(step: Step, task: TaskRow | None, key: str) -> tuple[Planne
         case Step.RECOVER:
             return PlannedAction.WAITING, "it is not known yet whether a run that died has created its task"
         case Step.GIVE_UP:
-            error = task.error if task is not None else None
-            return PlannedAction.FAILED, f"{error or 'it failed'}; retry it by hand"
+            error = (task.error if task is not None else None) or "it failed"
+            if task is None or task.state is not TaskState.REFUSED:
+                return PlannedAction.FAILED, f"{error}; retry it by hand"
+            return refused_action(error), error
         case _:
             if task is not None and task.key != key:
                 return PlannedAction.SAME_CONTENT, f"the same content as {task.key}"
@@ -457,7 +457,7 @@ class _Planner:
                 continue
             minutes = settings.embedded_minutes(found.duration_sec)
             self._minutes[file.key] = minutes
-            if (refused := refusal(found, policy)) is not None:
+            if (refused := refusal(found, file.size, policy)) is not None:
                 self._planned[file.key] = PlannedFile(file.key, refused[0], minutes, refused[1])
                 continue
             digest = self._pipeline.target.digest("video" if found.has_video else "audio")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 if TYPE_CHECKING:
     from embed_pipeline.ledger import TaskRow
+    from embed_pipeline.media import PlatformLimits
 
 MediaType = Literal["audio", "video"]
 
@@ -240,6 +242,16 @@ class PipelinePolicy(BaseModel):
     )
     min_duration_sec: float = Field(4.0, ge=0, description="Shorter media files are not submitted, in seconds.")
     max_duration_sec: float = Field(4 * 3600.0, gt=0, description="Longer media files are not submitted, in seconds.")
+    max_video_bytes: int = Field(4 * 1024**3, gt=0, description="Larger video files are not submitted, in bytes.")
+    max_audio_bytes: int = Field(2 * 1024**3, gt=0, description="Larger audio files are not submitted, in bytes.")
+    min_short_side: int = Field(
+        360, ge=1, description="Pictures with a shorter side of fewer pixels are not submitted."
+    )
+    max_short_side: int = Field(
+        2160, ge=1, description="Pictures with a shorter side of more pixels are not submitted."
+    )
+    max_long_side: int = Field(5184, ge=1, description="Pictures with a longer side of more pixels are not submitted.")
+    max_aspect_ratio: float = Field(2.4, ge=1, description="Pictures of a larger aspect ratio are not submitted.")
     max_minutes_per_run: float | None = Field(
         None, gt=0, description="Media minutes that one run submits, at the most."
     )
@@ -249,6 +261,13 @@ class PipelinePolicy(BaseModel):
     price_per_minute: float = Field(0.0, ge=0, description="What a media minute costs, for estimates; any currency.")
     schedule_cron: str = Field("0 2 * * *", description="When daily_embedding_schedule submits.")
     schedule_timezone: str = Field("UTC", description="The time zone of schedule_cron.")
+
+    def bounds(self) -> PlatformLimits:
+        """Return the bounds on media files, as the check of a file takes them."""
+        from embed_pipeline.media import PlatformLimits
+
+        names = [one.name for one in fields(PlatformLimits) if one.name in type(self).model_fields]
+        return PlatformLimits(**{name: getattr(self, name) for name in names})
 
     @model_validator(mode="after")
     def _lease_outlasts_a_request(self) -> PipelinePolicy:

@@ -77,6 +77,17 @@ def test_the_pairs_are_those_of_the_whole_matrix(tmp_path_factory, seed, thresho
     np.testing.assert_allclose([pair.score for pair in pairs], expected, atol=1e-6)
 
 
+def test_media_files_can_be_left_out_and_an_unknown_option_is_refused(filled, source):
+    original = filled.read_media(KEYS[1], DIGEST)
+    filled.write(dataclasses.replace(original, media="copy.mp4"))
+    if source == "snapshot":
+        filled.compact()
+    assert len(near_duplicates(filled, threshold=0.999, source=source)) == len(original)
+    assert near_duplicates(filled, threshold=0.999, source=source, exclude_media="copy.mp4") == []
+    with pytest.raises(DatasetError, match="no segments of the option 'foo'; it has 'audio', 'visual'"):
+        near_duplicates(filled, option="foo", source=source)
+
+
 def test_duplicates_refuse_what_makes_no_sense(tmp_path):
     with pytest.raises(DatasetError, match="threshold"):
         near_duplicates(str(tmp_path), threshold=2)

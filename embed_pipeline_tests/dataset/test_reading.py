@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import threading
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from embed_pipeline.dataset import EmbeddingDataset, ParquetEncoding, read_embeddings, schema
 from embed_pipeline.dataset.paths import segment_path
+from embed_pipeline.dataset.storage import Storage
 from embed_pipeline.errors import ConfigurationError, DatasetError
 from embed_pipeline_tests.dataset.values import DIGEST, make_segments
 
@@ -34,15 +37,19 @@ some = st.none() | st.sets(st.sampled_from([*KEYS, "unknown.mp4"]))
 @given(
     source=st.sampled_from(["segments", "snapshot"]),
     media=some,
+    exclude=some,
     option=st.sampled_from([None, "visual", ["audio"], ["visual", "audio"], []]),
     scope=st.sampled_from([None, "clip", "asset"]),
     start=st.none() | st.floats(0, 30),
     end=st.none() | st.floats(0, 30),
 )
-def test_filters_give_what_filtering_everything_by_hand_gives(shared, source, media, option, scope, start, end):
+def test_filters_give_what_filtering_everything_by_hand_gives(
+    shared, source, media, exclude, option, scope, start, end
+):
     def wanted(row):
         return (
             (media is None or row["media"] in media)
+            and (exclude is None or row["media"] not in exclude)
             and (option is None or row["embedding_option"] in ([option] if isinstance(option, str) else option))
             and (scope is None or row["embedding_scope"] == scope)
             and (start is None or row["end_sec"] > start)
@@ -50,7 +57,14 @@ def test_filters_give_what_filtering_everything_by_hand_gives(shared, source, me
         )
 
     table = read_embeddings(
-        shared, source=source, media=media, option=option, scope=scope, start_sec=start, end_sec=end
+        shared,
+        source=source,
+        media=media,
+        exclude_media=exclude,
+        option=option,
+        scope=scope,
+        start_sec=start,
+        end_sec=end,
     )
     everything = read_embeddings(shared, source=source).to_pylist()
     assert table.to_pylist() == [row for row in everything if wanted(row)]
@@ -67,6 +81,64 @@ def test_a_matrix_and_its_frame_go_row_by_row(shared):
 def test_a_frame_holds_one_array_per_row(shared):
     frame = read_embeddings(shared, to="pandas")
     assert np.stack(frame["embedding"]).shape == (27, 8)
+
+
+def test_a_polars_frame_holds_the_same_rows_and_arrays(shared):
+    table = read_embeddings(shared)
+    frame = read_embeddings(shared, to="polars")
+    assert frame["embedding"].dtype == pl.Array(pl.Float32, 8)
+    assert frame.to_arrow().to_pylist() == table.to_pylist()
+    empty = read_embeddings(shared, to="polars", media="unknown.mp4")
+    assert (len(empty), empty.columns) == (0, table.column_names)
+
+
+def test_polars_that_is_not_installed_is_named(shared, monkeypatch):
+    monkeypatch.setitem(sys.modules, "polars", None)
+    with pytest.raises(ConfigurationError, match=r'pip install "polars'):
+        read_embeddings(shared, to="polars")
+
+
+def opened_files(monkeypatch):
+    """The paths of the files whose rows are read from now on."""
+    opened = []
+    do = Storage.open
+
+    def note(storage, path):
+        opened.append(path)
+        return do(storage, path)
+
+    monkeypatch.setattr(Storage, "open", note)
+    return opened
+
+
+def test_files_that_are_filtered_out_are_not_opened(dataset, monkeypatch):
+    keys = [f"{number:03}.mp4" for number in range(150)]
+    for key in keys:
+        dataset.write(make_segments(key, clips=1, dimension=2))
+    opened = opened_files(monkeypatch)
+    # Few keys are looked up one by one, many are picked from a listing.
+    for wanted in (keys[:3], keys[:120]):
+        table = read_embeddings(dataset, source="segments", media=wanted, exclude_media=keys[1], columns=["media"])
+        assert sorted(set(table["media"].to_pylist())) == [wanted[0], *wanted[2:]]
+        assert len(opened) == len(wanted) - 1
+        opened.clear()
+    assert len(read_embeddings(dataset, source="segments", exclude_media=set(keys[5:]))) == 5 * 3
+    assert len(opened) == 5
+
+
+def test_few_media_files_are_found_without_a_listing_of_all(dataset, monkeypatch):
+    for key in KEYS:
+        dataset.write(make_segments(key))
+        dataset.write(make_segments(key, settings_digest="other"))
+
+    def never(storage, path):
+        raise AssertionError(path)
+
+    monkeypatch.setattr(Storage, "files", never)
+    table = read_embeddings(dataset, source="segments", media=KEYS[:2])
+    assert set(zip(table["media"].to_pylist(), table["settings_digest"].to_pylist(), strict=True)) == {
+        (key, digest) for key in KEYS[:2] for digest in (DIGEST, "other")
+    }
 
 
 def test_only_the_columns_that_were_asked_for_are_read(shared):
@@ -279,3 +351,19 @@ def test_a_retired_snapshot_is_read_from_its_successor(tmp_path, monkeypatch):
     answers = iter([stale, dataset.snapshot()])
     monkeypatch.setattr("embed_pipeline.dataset.reading.read_current", lambda storage: next(answers))
     assert set(read_embeddings(dataset)["task_id"].to_pylist()) == {"2"}
+
+
+def test_a_table_with_a_changed_bit_is_not_read(tmp_path):
+    dataset = EmbeddingDataset(str(tmp_path))
+    dataset.write(make_segments(clips=200, dimension=64))
+    [file] = dataset.compact().files
+    path = tmp_path / file.path
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DatasetError, match=rf"{path.name} cannot be read .* delete .*manifest\.json and build"):
+        read_embeddings(dataset)
+    # The remedy that the message names.
+    (tmp_path / "embeddings_table" / "manifest.json").unlink()
+    dataset.compact()
+    assert read_embeddings(dataset).equals(read_embeddings(dataset, source="segments"))

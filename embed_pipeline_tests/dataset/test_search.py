@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from embed_pipeline.dataset import (
@@ -54,6 +55,51 @@ def test_filters_limit_where_is_searched(filled, source):
     matches = nearest(filled, np.ones(8), k=100, source=source, media=KEYS[1], option="audio", start_sec=12, end_sec=30)
     assert {(match.media, match.embedding_option) for match in matches} == {(KEYS[1], "audio")}
     assert sorted(match.start_sec for match in matches) == [12, 18, 24]
+
+
+def test_media_files_are_searched_or_left_out_by_name(filled, source):
+    def found(query=None, **where):
+        return {match.media for match in nearest(filled, np.ones(8) if query is None else query, k=500, **where)}
+
+    for where in ({"source": source}, {}):
+        assert found(media=KEYS[1:3], **where) == {KEYS[1], KEYS[2]}
+        assert found(exclude_media=[KEYS[0], "gone.mp4"], **where) == set(KEYS[1:])
+        assert found(media=KEYS[:3], exclude_media=KEYS[0], **where) == {KEYS[1], KEYS[2]}
+        assert found(MediaQuery(KEYS[0]), exclude_media=KEYS[1], **where) == set(KEYS[2:])
+        assert found(media=[], **where) == set()
+
+
+def test_an_option_or_scope_that_the_dataset_does_not_have_is_refused(filled, source):
+    for where, problem in (
+        ({"option": "foo"}, "no segments of the option 'foo'; it has 'audio', 'visual'"),
+        ({"option": ["visual", "fused", "foo"]}, "no segments of the option 'foo', 'fused'; it has 'audio', 'visual'"),
+        ({"option": "foo", "media": KEYS[0]}, "no segments of the option 'foo'"),
+        ({"scope": "clips"}, "no segments of the scope 'clips'; it has 'asset', 'clip'"),
+        ({"space": "signal-2-8"}, r"no vector space 'signal-2-8'; it has marengo3\.0-8"),
+    ):
+        for query in (np.ones(8), MediaQuery(KEYS[1])):
+            with pytest.raises(DatasetError, match=problem):
+                nearest(filled, query, source=source, **where)
+
+
+def test_filters_that_leave_nothing_find_nothing(filled, source):
+    filled.write(make_segments("silent.mp4", embedding_option=["visual"] * 9))
+    if source == "snapshot":
+        filled.compact()
+    assert nearest(filled, np.ones(8), source=source, option="audio", media="silent.mp4") == []
+    assert nearest(filled, np.ones(8), source=source, option="audio", start_sec=1e6) == []
+    assert nearest(filled, np.ones(8), source=source, option=[]) == []
+
+
+def test_an_empty_dataset_has_nothing_near(tmp_path):
+    assert nearest(str(tmp_path), np.ones(8), option="visual") == []
+
+
+def test_matches_make_a_frame(filled, source):
+    matches = nearest(filled, np.ones(8), k=3, source=source)
+    frame = pd.DataFrame(matches)
+    assert frame["segment_id"].tolist() == [match.segment_id for match in matches]
+    assert frame["score"].tolist() == [match.score for match in matches]
 
 
 def test_a_segment_finds_its_like_and_not_itself(filled, source):

@@ -4,11 +4,21 @@ import dataclasses
 import datetime as dt
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embed_pipeline.dataset import media_fragment, segment_id, vector_space
+from embed_pipeline.dataset import (
+    EmbeddingDataset,
+    MediaSegments,
+    column_descriptions,
+    media_fragment,
+    read_embeddings,
+    segment_id,
+    vector_space,
+)
+from embed_pipeline.dataset.schema import conform
 from embed_pipeline.errors import DatasetError
 from embed_pipeline.redaction import without_credentials
 from embed_pipeline_tests.dataset.values import CREATED_AT, make_segments
@@ -73,6 +83,34 @@ def test_segment_ids_depend_on_content_and_not_on_names_times_or_tasks():
     for change in ({"fingerprint": "x"}, {"settings_digest": "y"}, {"start_sec": segments.start_sec + 1e-3}):
         changed = dataclasses.replace(segments, **{"end_sec": segments.end_sec + 1, **change})
         assert not set(changed.segment_ids) & set(segments.segment_ids)
+
+
+def test_segments_convert_to_the_rows_that_the_dataset_holds(tmp_path):
+    segments = make_segments()
+    dataset = EmbeddingDataset(str(tmp_path))
+    dataset.write(segments)
+    stored = read_embeddings(dataset).drop_columns(["embedding_uncertainty"])
+    assert segments.to_arrow().replace_schema_metadata(None).equals(stored.replace_schema_metadata(None))
+    pd.testing.assert_frame_equal(segments.to_pandas(), stored.to_pandas())
+
+
+def test_uncertainty_is_a_column_where_there_is_one():
+    plain = make_segments()
+    uncertain = dataclasses.replace(plain, embedding_uncertainty=np.abs(plain.embedding))
+    frame = uncertain.to_pandas()
+    np.testing.assert_array_equal(np.abs(np.stack(frame["embedding"])), np.stack(frame["embedding_uncertainty"]))
+    assert list(frame.columns) == list(column_descriptions())
+
+
+@pytest.mark.parametrize("layout", ["fixed", "list"])
+def test_segments_come_back_from_their_rows(layout):
+    segments = make_segments()
+    table = conform(segments.to_arrow(layout), segments.dimension)
+    again = MediaSegments.from_arrow(table, segments.file_metadata)
+    assert again.to_arrow().equals(segments.to_arrow())
+    assert again.file_metadata == segments.file_metadata
+    with pytest.raises(DatasetError, match=r"'lectures/one\.mp4' holds not one segment"):
+        MediaSegments.from_arrow(table.slice(0, 0), segments.file_metadata)
 
 
 def test_rows_with_equal_offsets_still_have_ids_of_their_own():

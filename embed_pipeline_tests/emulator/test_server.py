@@ -81,7 +81,6 @@ def test_only_names_of_this_machine_are_served():
         "/_emulator/journal",
         "/_emulator/status",
         "/_upload/a/1",
-        "/_thumbnail/a.jpg",
         "/",
     )
     settings = EmulatorSettings(engine="instant", allowed_hosts=("Emulator",))

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
 import time
 from pathlib import Path
+from urllib.parse import unquote_to_bytes, urlsplit
 
 import pytest
 
 from embed_pipeline.errors import ConfigurationError, MediaError
-from embed_pipeline.media import MediaLibrary, encode_partition_key
+from embed_pipeline.media import MediaLibrary, decode_partition_key, encode_partition_key, printable_path
+from embed_pipeline.media.files import MAX_ENDINGS, MAX_LEFT_OUT
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="names and links as POSIX has them")
 
@@ -93,8 +96,67 @@ def test_hidden_files_sidecars_and_others_are_not_media(folder):
         put(folder, name)
     listing = library(folder).list()
     assert [file.path for file in listing.files] == ["film.mp4"]
-    assert listing.skipped == {"unsupported": 5, "hidden": 2}
+    assert listing.skipped == {"unsupported": 4, "hidden": 3}
     assert listing.settling == frozenset()
+    assert listing.endings == {"": 1, ".srt": 1, ".txt": 1, ".vtt": 1}
+    assert listing.left_out == (
+        ("%2E_film.mp4", "hidden"),
+        ("%2Ecache", "hidden"),
+        ("%2Efilm.mp4.part", "hidden"),
+        *((name, "unsupported") for name in ("film.srt", "film.vtt", "mp4", "notes.txt")),
+    )
+
+
+def test_what_is_left_out_is_named_for_each_reason_however_much_there_is_of_another(folder):
+    for number in range(MAX_LEFT_OUT + 10):
+        put(folder, f"notes-{number:03}.pages")
+    put(folder, "fresh.mp4", age=1)
+    (folder / "nowhere.mp4").symlink_to("missing.mp4")
+    listing = library(folder).list()
+    assert listing.skipped == {"unsupported": MAX_LEFT_OUT + 10, "settling": 1, "link": 1}
+    assert listing.endings == {".pages": MAX_LEFT_OUT + 10}
+    assert len(listing.left_out) == MAX_LEFT_OUT + 2
+    assert {("fresh.mp4", "settling"), ("nowhere.mp4", "link")} <= set(listing.left_out)
+
+
+def test_endings_that_are_rare_are_not_told(folder):
+    for number in range(MAX_ENDINGS + 5):
+        put(folder, f"x.e{number}")
+    put(folder, "y.e3")
+    endings = library(folder).list().endings
+    assert len(endings) == MAX_ENDINGS
+    assert next(iter(endings.items())) == (".e3", 2)
+
+
+@pytest.mark.parametrize(
+    "ending", ["m4b", "mka", "weba", "amr", "caf", "mp2", "m2v", "f4v", "asf", "ac3", "au", "wv", "3ga"]
+)
+def test_endings_of_all_that_can_be_decoded_are_media(folder, ending):
+    put(folder, f"a.{ending.upper()}")
+    assert paths(folder) == [f"a.{ending.upper()}"]
+
+
+def test_a_name_that_is_not_utf_8_can_be_written_everywhere(folder):
+    path = os.fsdecode(b"M\xfcller/film \xff.mp4")
+    put(folder, path)
+    media = library(folder)
+    listing = media.list()
+    (file,) = listing.files
+    assert file.path == path
+    assert decode_partition_key(file.key) == path
+    assert media.file(file.key) == file
+    assert file.uri == f"file://{folder}/M%FCller/film%20%FF.mp4"
+    assert os.fsdecode(unquote_to_bytes(urlsplit(file.uri).path)) == os.fspath(media.local_path(file))
+    assert printable_path(file.path) == "M%FCller/film %FF.mp4"
+    json.dumps([file.key, file.uri, printable_path(path)], ensure_ascii=False).encode("utf-8")
+    assert media.fingerprints(listing.files) == {file.key: media.fingerprint(file)}
+    assert media.fingerprints(listing.files) == media.fingerprints(listing.files), "from the SQLite cache"
+    with pytest.raises(MediaError, match="not playable") as raised:
+        media.probe(file)
+    raised.value.message.encode("utf-8")
+    put(folder, os.fsdecode(b"not media \xff.t\xfft"))
+    media.list().left_out[0].path.encode("utf-8")
+    assert list(media.list().endings) == [".t%ED%B3%BFt"]
 
 
 def test_a_file_that_was_just_written_waits_for_the_next_listing(folder):

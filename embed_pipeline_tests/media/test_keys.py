@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from embed_pipeline.errors import MediaError
-from embed_pipeline.media import decode_partition_key, encode_partition_key
+from embed_pipeline.media import decode_partition_key, encode_partition_key, printable_path
 
 # Every code point, lone surrogates included, with the awkward ones more often than chance would have them.
 any_text = st.text(st.characters() | st.characters(categories=["Cs"]) | st.sampled_from("%,|./ \n\0\udcff\u2028C2"))
@@ -91,3 +91,15 @@ def test_dagster_stores_the_key_of_any_name_and_gives_it_back():
         instance.add_dynamic_partitions("media", keys)
         assert media.get_partition_keys(dynamic_partitions_store=instance) == keys
     assert [decode_partition_key(key) for key in keys] == names
+
+
+@given(any_text)
+@example("\udcff\udce9.mp4")
+def test_a_printable_path_can_be_written_in_utf_8(path):
+    printable_path(path).encode("utf-8")
+
+
+def test_a_printable_path_changes_only_what_is_not_text():
+    assert printable_path("Küste, 100%.mp4") == "Küste, 100%.mp4"
+    assert printable_path("K\udcfcste.mp4") == "K%FCste.mp4"
+    assert printable_path("\ud800.mp4") == "%ED%A0%80.mp4"

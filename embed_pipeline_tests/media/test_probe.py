@@ -6,7 +6,6 @@ import math
 import struct
 import subprocess
 import sys
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -17,15 +16,11 @@ from hypothesis import strategies as st
 
 from embed_pipeline.errors import MediaError, UnplayableMediaError
 from embed_pipeline.media import MediaInfo, MediaLibrary
-from embed_pipeline.media.probe import probe_stream
+from embed_pipeline.media.probe import probe, probe_stream
 from embed_pipeline.media.samples import Sample, Shot, write_sample
+from embed_pipeline_tests.media.awkward import ENCRYPTED, PLAYABLE, Recording, beginning
 
 FILM = Sample("film.mp4", (Shot("market", "tune", 5, 1),), size=(96, 64))
-
-
-def probe(path: Path) -> MediaInfo:
-    with path.open("rb") as stream:
-        return probe_stream(stream, path.name)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +31,20 @@ def film(tmp_path_factory) -> Path:
 
 
 def test_a_video_tells_its_length_its_size_and_that_it_has_sound(film):
-    assert probe(film) == MediaInfo(pytest.approx(5.0, abs=0.1), True, True, 96, 64)
+    assert probe(film) == MediaInfo(
+        duration_sec=pytest.approx(5.0, abs=0.1),
+        has_video=True,
+        has_audio=True,
+        width=96,
+        height=64,
+        duration_is="header",
+        container="mov,mp4,m4a,3gp,3g2,mj2",
+        video_codec="h264",
+        audio_codec="aac",
+        frame_rate=pytest.approx(10),
+        sample_rate=16_000,
+        channels=1,
+    )
 
 
 @pytest.mark.parametrize(
@@ -47,9 +55,8 @@ def test_a_video_tells_its_length_its_size_and_that_it_has_sound(film):
         (b"Dear all,\nplease find attached the minutes of our meeting.\n" * 50, "not playable"),
         (b"1\n00:00:01,000 --> 00:00:02,000\nsubtitles\n", "not playable"),
         (bytes(range(256)) * 1000, "not playable"),
-        (b"\x89PNG\r\n\x1a\n" + b"\0" * 1000, "not playable"),
     ],
-    ids=["empty", "zeros", "text", "subtitles", "bytes", "picture"],
+    ids=["empty", "zeros", "text", "subtitles", "bytes"],
 )
 def test_what_is_no_media_is_said_to_be_unplayable(tmp_path, content, why):
     path = tmp_path / "film.mp4"
@@ -85,29 +92,93 @@ def test_sound_with_a_broken_tail_is_as_long_as_its_header_says_or_what_is_left(
     assert 3.5 < probe(broken).duration_sec <= 6.0
 
 
-def test_a_recording_that_was_never_finished_is_measured_by_its_packets():
-    unseekable = io.BytesIO()
-    unseekable.seekable = lambda: False  # type: ignore[method-assign]
+@pytest.mark.parametrize("file", PLAYABLE, ids=lambda file: file.name)
+def test_a_length_is_that_of_the_header_or_measured_and_never_an_estimate(awkward_files, file):
+    info = probe(awkward_files / file.name)
+    assert info.duration_sec == pytest.approx(file.seconds, abs=0.21)
+    assert info.duration_is == ("measured" if file.measured else "header")
+    assert info.has_video == (file.media_type == "video")
 
-    class Pipe:
-        """What a live encoder writes to: it cannot go back to note the length in the header."""
 
-        def write(self, data: bytes) -> int:
-            return unseekable.write(data)
+def test_an_estimate_of_ffmpeg_is_far_off_for_what_is_measured(awkward_files):
+    def estimate(name: str) -> float:
+        with av.open(str(awkward_files / name)) as container:
+            return (container.duration or 0) / av.time_base
 
-    with av.open(Pipe(), "w", format="matroska") as container:
-        stream = container.add_stream("libx264", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for number in range(45):
-            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), number * 5, np.uint8), format="rgb24")
-            frame.pts, frame.time_base = number, Fraction(1, 10)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    recording = io.BytesIO(unseekable.getvalue())
-    with av.open(recording) as container:
-        assert container.duration is None, "else this test shows nothing"
-    recording.seek(0)
-    assert probe_stream(recording, "live.mkv").duration_sec == pytest.approx(4.5, abs=0.11)
+    assert estimate("loud first.aac") < 4
+    assert estimate("start.mkv") > 20_000
+    assert estimate("piped.avi") > 5_000
+    assert estimate("joined.ts") < 9
+
+
+def test_a_clip_that_is_cut_out_of_a_long_recording_is_as_short_as_it_is():
+    clip = Recording("matroska", start=100, seconds=1.5).content()
+    info = probe_stream(io.BytesIO(clip), "clip.mkv")
+    assert info.duration_sec == pytest.approx(1.5, abs=0.1)
+    assert info.start_sec == pytest.approx(100, abs=0.1)
+
+
+def test_a_length_that_does_not_count_the_start_is_told_from_an_end(tmp_path):
+    """Some writers of Matroska note the end and others the length; the packets are the same."""
+    content = bytearray(Recording("matroska", start=10, seconds=30).content())
+    place = content.index(b"\x44\x89\x88") + 3  # the element Duration, eight bytes long
+    assert struct.unpack(">d", content[place : place + 8])[0] == pytest.approx(40_000, abs=100)
+    content[place : place + 8] = struct.pack(">d", 30_000)
+    assert probe_stream(io.BytesIO(content), "x.mkv").duration_sec == pytest.approx(30, abs=0.1)
+
+
+def test_only_the_end_of_a_recording_with_an_index_is_read_for_its_length(awkward_files):
+    content = Recording("matroska", start=500, seconds=60).content()
+
+    class Counted(io.BytesIO):
+        count = 0
+
+        def read(self, size: int | None = -1) -> bytes:
+            data = super().read(size)
+            Counted.count += len(data)
+            return data
+
+    assert probe_stream(Counted(content), "x.mkv").duration_sec == pytest.approx(60, abs=0.1)
+    assert Counted.count < len(content) * 0.8
+
+
+@pytest.mark.parametrize("turn", [0, 90, 180, 270])
+@pytest.mark.parametrize("container", ["mov", "matroska"])
+def test_width_and_height_are_those_of_the_picture_as_it_is_shown(turn, container):
+    content = Recording(container, audio=None, seconds=1, rotation=turn).content()
+    info = probe_stream(io.BytesIO(content), "x")
+    assert (info.width, info.height) == ((480, 360) if turn % 180 == 0 else (360, 480))
+    with av.open(io.BytesIO(content)) as file:
+        assert info.rotation == -next(file.decode(video=0)).rotation % 360
+
+
+def test_encrypted_media_is_refused_in_that_word():
+    with pytest.raises(UnplayableMediaError, match=r"'film.mp4' is not playable: it is encrypted"):
+        probe_stream(io.BytesIO(ENCRYPTED.content()), "film.mp4")
+
+
+@pytest.mark.parametrize(
+    ("magic", "word"),
+    [
+        (b"\xff\xd8\xff\xe0\0\x10JFIF", "JPEG"),
+        (b"\x89PNG\r\n\x1a\n", "PNG"),
+        (b"GIF89a", "GIF"),
+        (b"RIFF\x10\0\0\0WEBPVP8 ", "WebP"),
+        (b"BM\x10\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0", "BMP"),
+        (b"\0\0\0\x1cftypheic\0\0\0\0", "HEIC"),
+    ],
+)
+def test_a_picture_is_said_to_be_one(magic, word):
+    with pytest.raises(UnplayableMediaError, match=rf"it is a picture \({word}\), not audio or video"):
+        probe_stream(io.BytesIO(magic.ljust(5000, b"\1")), "film.mp4")
+
+
+def test_an_upload_that_broke_off_keeps_the_length_of_its_header():
+    whole = Recording("mp3", None, "libmp3lame").content()
+    for content in (whole, beginning(whole, 0.6)):
+        info = probe_stream(io.BytesIO(content), "song.mp3")
+        assert info.duration_sec == pytest.approx(8, abs=0.05)
+        assert info.duration_is == "header"
 
 
 def test_a_header_that_claims_years_is_not_believed(tmp_path):

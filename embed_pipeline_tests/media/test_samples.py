@@ -110,7 +110,7 @@ def test_what_was_not_finished_leaves_nothing_behind(tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("embed_pipeline.media.samples.write_sample", write_half)
+    monkeypatch.setattr("embed_pipeline.media.samples.writing.write_sample", write_half)
     with pytest.raises(MediaError, match="No space left on device"):
         write_sample_library(tmp_path)
     assert [name for _, _, names in os.walk(tmp_path) for name in names] == []

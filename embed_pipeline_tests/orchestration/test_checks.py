@@ -18,7 +18,7 @@ from embed_pipeline.orchestration.settings import EmbeddingSettings, Segmentatio
 from embed_pipeline.orchestration.states import MediaState
 from embed_pipeline.orchestration.verdicts import problems_of, still_wrong, verdict
 from embed_pipeline_tests.orchestration.segments import made_up
-from embed_pipeline_tests.orchestration.world import World
+from embed_pipeline_tests.world import World
 
 _VISUAL = EmbeddingSettings(video_options=("visual",), video_segmentation=Segmentation(strategy="fixed", seconds=6))
 _NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)

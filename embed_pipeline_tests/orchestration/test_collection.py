@@ -9,7 +9,7 @@ import pytest
 from embed_pipeline.dataset import EmbeddingDataset
 from embed_pipeline.orchestration import results
 from embed_pipeline.orchestration.ledger import Ledger
-from embed_pipeline_tests.orchestration.world import World
+from embed_pipeline_tests.world import World
 
 
 def problems(world: World) -> dict[str, str]:

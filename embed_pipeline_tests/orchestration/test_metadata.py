@@ -19,7 +19,7 @@ from embed_pipeline.orchestration.pictures import self_similarity, timeline
 from embed_pipeline.orchestration.pipeline import build_definitions
 from embed_pipeline.orchestration.settings import EmbeddingSettings, Segmentation
 from embed_pipeline_tests.orchestration.segments import made_up
-from embed_pipeline_tests.orchestration.world import World
+from embed_pipeline_tests.world import World
 
 # Of a Markdown entry, the UI shows fewer characters than this in place, and the rest one click away.
 _SHOWN_IN_PLACE = 1000

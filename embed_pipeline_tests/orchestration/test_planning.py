@@ -12,7 +12,7 @@ from embed_pipeline.orchestration.day_budget import DayBudget, fitting
 from embed_pipeline.orchestration.planning import Prospect, SpendingLimit, SpendingPlan, in_hours, make_plan
 from embed_pipeline.orchestration.resources import EmbedClientResource
 from embed_pipeline.orchestration.settings import EmbeddingSettings, Segmentation
-from embed_pipeline_tests.orchestration.world import World
+from embed_pipeline_tests.world import World
 
 
 def plan_of(world: World) -> SpendingPlan:

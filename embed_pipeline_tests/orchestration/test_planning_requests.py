@@ -21,7 +21,7 @@ from embed_pipeline.orchestration.resources import EmbeddingStoreResource
 from embed_pipeline.orchestration.runs import RunsOfAsset
 from embed_pipeline.orchestration.settings import EmbeddingSettings, Segmentation
 from embed_pipeline.orchestration.versions import Outcome, OutcomeState
-from embed_pipeline_tests.orchestration.world import World, range_tags
+from embed_pipeline_tests.world import World, range_tags
 
 OTHER_SOUND = EmbeddingSettings(audio_segmentation=Segmentation(strategy="fixed", seconds=3))
 MINUTES = 5 / 60  # of one test file

@@ -13,7 +13,7 @@ from embed_pipeline.orchestration import readiness
 from embed_pipeline.orchestration.resources import EmbeddingStoreResource
 from embed_pipeline.orchestration.runs import RunsOfAsset
 from embed_pipeline.orchestration.task_statuses import StatusSurvey
-from embed_pipeline_tests.orchestration.world import World
+from embed_pipeline_tests.world import World
 
 
 def test_both_assets_in_one_run_wait_for_the_tasks_and_write_the_segments(world: World) -> None:

@@ -11,7 +11,7 @@ import pytest
 from embed_pipeline.orchestration import runs
 from embed_pipeline.orchestration.ranges import RANGE_END_TAG, RANGE_START_TAG, EndedRun, in_vain
 from embed_pipeline.orchestration.runs import IMPLICIT_JOB, RunsOfAsset, runs_of_asset
-from embed_pipeline_tests.orchestration.world import World
+from embed_pipeline_tests.world import World
 
 _ASSET, _ORDER = dg.AssetKey("embedding_tasks"), ["a", "b", "c", "d"]
 _RANGE = {RANGE_START_TAG: "b", RANGE_END_TAG: "c"}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embed_pipeline.orchestration.settings import EmbeddingSettings
-from embed_pipeline_tests.orchestration.world import World
+from embed_pipeline_tests.world import World
 
 _LISTS = {
     "video_options": ("visual", "audio", "transcription"),

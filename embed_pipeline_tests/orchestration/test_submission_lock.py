@@ -14,14 +14,14 @@ import dagster as dg
 import pytest
 
 from embed_pipeline.orchestration.submission_lock import SubmissionBusyError, submission_lock
-from embed_pipeline_tests.orchestration.world import World
+from embed_pipeline_tests.world import World
 
 _SUBMIT = """
 import sys
 from pathlib import Path
 import dagster as dg
 from embed_pipeline.emulator import Emulator, EmulatorSettings
-from embed_pipeline_tests.orchestration.world import World
+from embed_pipeline_tests.world import World
 
 class Elsewhere:
     base_url = sys.argv[3]

@@ -23,7 +23,7 @@ from embed_pipeline.orchestration.observations import media_observation
 from embed_pipeline.orchestration.submission import Submission
 from embed_pipeline.orchestration.submission_events import SubmissionEvents
 from embed_pipeline.orchestration.submission_report import SubmissionReport
-from embed_pipeline_tests.orchestration.world import World
+from embed_pipeline_tests.world import World
 
 Turn = Callable[[], AbstractContextManager[None]]
 Event = dg.AssetMaterialization | dg.AssetObservation

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from embed_pipeline.client import AudioInputRequest, EmbedClient, MediaSource
 from embed_pipeline.orchestration.task_statuses import stretches, survey
-from embed_pipeline_tests.orchestration.world import World
+from embed_pipeline_tests.world import World
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 

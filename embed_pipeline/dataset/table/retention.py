@@ -37,8 +37,8 @@ def retire(storage: Storage, retain: int) -> list[str]:
     for old in kept:
         if old.snapshot_id not in staying:
             # Its manifest goes first: a snapshot that is listed is whole.
-            doomed = [old.history_path, old.sources_path, *(f.path for f in old.files if f.path not in used)]
-            removed += [path for path in doomed if storage.remove(path)]
+            expired = [old.history_path, old.sources_path, *(f.path for f in old.files if f.path not in used)]
+            removed += [path for path in expired if storage.remove(path)]
     return removed
 
 

@@ -1,1 +1,1 @@
-"""The HTTP surface: routes, bodies on the wire, and what every request passes first."""
+"""The HTTP surface: routes, bodies on the wire, and the middleware around them."""

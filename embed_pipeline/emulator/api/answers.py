@@ -71,7 +71,7 @@ async def read_json(request: Request, limit: int) -> Any:
 
 
 def accepts_gzip(request: Request) -> bool:
-    """Tell whether a body may be compressed: the switch is on and the client takes it."""
+    """Return whether a body may be compressed: the switch is on and the client accepts it."""
     if not platform_of(request).settings.switches.gzip:
         return False
     return "gzip" in request.headers.get("accept-encoding", "").lower()

@@ -1,4 +1,4 @@
-"""The Starlette application: routes, errors and the gate in front of them."""
+"""The Starlette application: routes, error handlers and middleware."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from starlette.routing import Mount
 
 from embed_pipeline.emulator.api import assets, queries, tasks, uploads
 from embed_pipeline.emulator.api.answers import refused
-from embed_pipeline.emulator.api.gate import Gate
+from embed_pipeline.emulator.api.middleware import Middleware
 from embed_pipeline.emulator.control import routes as control
 from embed_pipeline.emulator.platform import Platform
 from embed_pipeline.emulator.rules.refusal import Refusal
@@ -25,11 +25,11 @@ BASE_PATH = "/v1.3"
 _log = logging.getLogger(__name__)
 
 
-def build_app(platform: Platform, *, hosts: Collection[str] | None = None) -> Gate:
+def build_app(platform: Platform, *, hosts: Collection[str] | None = None) -> Middleware:
     """Build the application that serves a platform.
 
     Args:
-        platform: What it serves; it is started and closed by whoever made it.
+        platform: The platform, started and closed by the caller.
         hosts: The names and addresses by which it may be reached, beside those of loopback. None allows any.
 
     Returns:
@@ -43,13 +43,12 @@ def build_app(platform: Platform, *, hosts: Collection[str] | None = None) -> Ga
                 routes=[*queries.ROUTES, *tasks.ROUTES, *uploads.ROUTES, *assets.ROUTES],
             ),
             uploads.CHUNK_ROUTE,
-            assets.THUMBNAIL_ROUTE,
             Mount("/_emulator", routes=control.ROUTES),
         ],
         exception_handlers={Refusal: _on_refusal, 404: _on_unknown, 405: _on_method, ClientDisconnect: _on_hung_up},
     )
     app.state.platform = platform
-    return Gate(app, platform, hosts)
+    return Middleware(app, platform, hosts)
 
 
 async def _on_refusal(request: Request, error: Exception) -> Response:
@@ -58,7 +57,7 @@ async def _on_refusal(request: Request, error: Exception) -> Response:
 
 
 async def _on_hung_up(_request: Request, _error: Exception) -> Response:
-    """A client that was killed in the middle of its request is everyday life here; nobody is left to be answered."""
+    """Log no error for a client that was killed in the middle of its request."""
     return Response(status_code=499)
 
 

@@ -17,12 +17,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Message
 
-from embed_pipeline.emulator.api.answers import in_thread, json_response, origin_of, platform_of, read_json
+from embed_pipeline.emulator.api.answers import in_thread, json_response, platform_of, read_json
 from embed_pipeline.emulator.api.tasks import MAX_PAGE_LIMIT, not_found, number_from
 from embed_pipeline.emulator.api.wire import page_info
 from embed_pipeline.emulator.platform import Platform
+from embed_pipeline.emulator.rules.accept import checked
 from embed_pipeline.emulator.rules.refusal import Refusal
-from embed_pipeline.emulator.rules.urls import check_link, check_url
+from embed_pipeline.emulator.rules.schema import ChangeMetadata
+from embed_pipeline.emulator.rules.urls import check_url, link_fault
 from embed_pipeline.emulator.state.clock import new_id
 
 _KINDS = ("image", "video", "audio")
@@ -79,20 +81,11 @@ def checked_metadata(value: Any) -> str | None:
     return orjson.dumps(parsed).decode()
 
 
-def wanted_of(values: Mapping[str, Any]) -> str:
-    """Read `enable_hls` and `enable_thumbnail`; without them nothing is made.
-
-    Raises:
-        Refusal: If one is neither true nor false.
-    """
-    wanted = []
-    for name in ("hls", "thumbnail"):
-        value = values.get(f"enable_{name}")
-        if value not in (None, "", True, False, "true", "false"):
-            raise Refusal(f"enable_{name} must be true or false.", f"enable_{name}")
-        if value in (True, "true"):
-            wanted.append(name)
-    return " ".join(wanted)
+def check_flags(values: Mapping[str, Any]) -> None:
+    """Refuse an `enable_hls` or `enable_thumbnail` that is neither true nor false; nothing is made either way."""
+    for name in ("enable_hls", "enable_thumbnail"):
+        if values.get(name) not in (None, "", "true", "false"):
+            raise Refusal(f"{name} must be true or false.", name)
 
 
 async def create_asset(request: Request) -> Response:
@@ -151,7 +144,8 @@ def _keep(platform: Platform, form: dict[str, Any]) -> dict[str, Any]:
     method, file, url = form.get("method"), form.get("file"), form.get("url")
     if method not in ("direct", "url"):
         raise Refusal("method must be direct or url.", "method", method if isinstance(method, str) else None)
-    metadata, wanted = checked_metadata(form.get("user_metadata")), wanted_of(form)
+    check_flags(form)
+    metadata = checked_metadata(form.get("user_metadata"))
     asset_id = new_id(now)
     if method == "direct":
         if not isinstance(file, UploadFile):
@@ -165,7 +159,8 @@ def _keep(platform: Platform, form: dict[str, Any]) -> dict[str, Any]:
     else:
         if not isinstance(url, str) or not url:
             raise Refusal("url is required with method url.", "url", code="parameter_not_provided")
-        check_link(url, "url")
+        if (fault := link_fault(url)) is not None:
+            raise Refusal(f"url {fault}", "url")
         check_url(url, media_root=None, allow_private=settings.allow_private_sources, field="url")
         filename = checked_name(form.get("filename") or unquote(PurePosixPath(urlsplit(url).path).name) or asset_id)
     file_type = file_type_of(filename)
@@ -179,7 +174,6 @@ def _keep(platform: Platform, form: dict[str, Any]) -> dict[str, Any]:
         user_metadata=metadata,
         url=url,
         arrived=url is None,
-        wanted=wanted,
     )
     asset = platform.assets.get(asset_id)
     platform.intake.take(asset_id)
@@ -221,17 +215,7 @@ async def retrieve_asset(request: Request) -> Response:
     asset = await in_thread(request, platform.assets.get, asset_id)
     if asset is None:
         raise not_found("Asset", asset_id)
-    return json_response(request, asset.body(platform.clock.now(), origin=origin_of(request)))
-
-
-async def thumbnail(request: Request) -> Response:
-    """`GET` of the URL that a retrieve of an asset shows: its thumbnail as a JPEG."""
-    platform, asset_id = platform_of(request), request.path_params["asset_id"]
-    asset = await in_thread(request, platform.assets.get, asset_id)
-    if asset is None or not asset.thumbnail:
-        raise not_found("Thumbnail of asset", asset_id)
-    picture = await in_thread(request, platform.assets.thumbnail(asset_id).read_bytes)
-    return Response(picture, media_type="image/jpeg")
+    return json_response(request, asset.body(platform.clock.now(), detailed=True))
 
 
 async def delete_asset(request: Request) -> Response:
@@ -269,11 +253,8 @@ async def change_metadata(request: Request) -> Response:
     platform, asset_id = platform_of(request), request.path_params["asset_id"]
     given: Metadata = {}
     if request.method != "DELETE":
-        body = await read_json(request, _METADATA_BODY)
-        if not isinstance(body, dict) or set(body) != {"user_metadata"} or not isinstance(body["user_metadata"], dict):
-            raise Refusal("The body must be an object with user_metadata, an object, alone.", "user_metadata")
-        checked_metadata(body["user_metadata"])
-        given = body["user_metadata"]
+        given = checked(ChangeMetadata, await read_json(request, _METADATA_BODY)).user_metadata
+        checked_metadata(given)
     change = merged if request.method == "PATCH" else replaced
     if not await in_thread(request, platform.assets.change_metadata, asset_id, lambda kept: change(kept, given)):
         raise not_found("Asset", asset_id)
@@ -287,4 +268,3 @@ ROUTES = [
     Route("/assets/{asset_id}", delete_asset, methods=["DELETE"]),
     Route("/assets/{asset_id}/user-metadata", change_metadata, methods=["PUT", "PATCH", "DELETE"]),
 ]
-THUMBNAIL_ROUTE = Route("/_thumbnail/{asset_id}.jpg", thumbnail, methods=["GET"])

@@ -1,4 +1,4 @@
-"""The call that embeds at once: text, an image, a short film, or several of them together."""
+"""`POST /embed-v2`: text, an image, a short film, or several of them together, embedded at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from embed_pipeline.emulator.api.wire import media_metadata, origin_fields, read
 from embed_pipeline.emulator.control.behaviour import Switches
 from embed_pipeline.emulator.engine.failure import TASK_FAILED
 from embed_pipeline.emulator.platform import Platform
-from embed_pipeline.emulator.rules.queries import SyncRequest, accept_sync, category_of
+from embed_pipeline.emulator.rules.accept import SyncRequest, accept_query, category_of
 from embed_pipeline.emulator.rules.rate_limits import limit_refusal
 from embed_pipeline.emulator.rules.refusal import Refusal
 from embed_pipeline.emulator.rules.tokens import usage_body
@@ -32,18 +32,18 @@ async def embed_at_once(request: Request) -> Response:
     """`POST /embed-v2`: check the request, embed what it holds, answer with the vectors."""
     platform = platform_of(request)
     body = await read_json(request, platform.settings.sizes.body)
-    verdict = platform.limiter.request(category_of(body), platform.clock.now())
-    if not verdict.allowed:
-        raise limit_refusal(verdict)
+    decision = platform.limiter.request(category_of(body), platform.clock.now())
+    if not decision.allowed:
+        raise limit_refusal(decision)
     entry = request.scope["embed_emulator.journal"]
     try:
-        accepted = accept_sync(body, platform.settings.switches)
+        accepted = accept_query(body, platform.settings.switches)
         loop = asyncio.get_running_loop()
         content = await loop.run_in_executor(platform.sync_threads, _embed, platform, accepted, entry)
     except Refusal as refusal:
-        refusal.headers = {**verdict.headers, **refusal.headers}
+        refusal.headers = {**decision.headers, **refusal.headers}
         raise
-    return json_response(request, content, headers=verdict.headers)
+    return json_response(request, content, headers=decision.headers)
 
 
 def _embed(platform: Platform, accepted: SyncRequest, entry: JournalEntry) -> bytes:
@@ -53,7 +53,7 @@ def _embed(platform: Platform, accepted: SyncRequest, entry: JournalEntry) -> by
     except (Refusal, sqlite3.Error):
         raise
     except Exception as error:
-        # Whatever an engine does, the platform's answer has the platform's shape.
+        # An engine's own mistake is answered in the platform's shape too.
         _log.exception("A request failed for a reason of the emulator's own.")
         raise Refusal(TASK_FAILED, code="internal_server_error", status=500) from error
     newer = accepted.model_name == "marengo3.5"

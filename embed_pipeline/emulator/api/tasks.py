@@ -31,8 +31,8 @@ from embed_pipeline.emulator.api.wire import (
 from embed_pipeline.emulator.control.faults import LATE_KINDS, LIST_KINDS, FaultRule
 from embed_pipeline.emulator.control.injection import Unanswered
 from embed_pipeline.emulator.platform import Platform
+from embed_pipeline.emulator.rules.accept import accept_task
 from embed_pipeline.emulator.rules.refusal import Refusal
-from embed_pipeline.emulator.rules.tasks import validate
 from embed_pipeline.emulator.state.clock import from_rfc3339
 from embed_pipeline.emulator.state.journal import JournalEntry
 from embed_pipeline.emulator.state.tasks import Task
@@ -47,7 +47,7 @@ async def create_task(request: Request) -> Response:
     """`POST /embed-v2/tasks`: check the request, keep the task, answer 202 before any work is done."""
     platform = platform_of(request)
     body = await read_json(request, platform.settings.sizes.body)
-    accepted = validate(body, platform.settings.switches)
+    accepted = accept_task(body, platform.settings.switches)
     entry: JournalEntry = request.scope["embed_emulator.journal"]
     late = platform.faults.draw("create", without_credentials(accepted.source), LATE_KINDS)
     now = platform.clock.now()
@@ -162,7 +162,7 @@ def _look_up(platform: Platform, task_id: str) -> Task | None:
 
 
 def not_found(collection: str, item_id: str) -> Refusal:
-    """The answer for an id that nothing has."""
+    """Return the refusal for an id that does not exist."""
     message = f"{collection} with id {item_id[:80]} does not exist."
     return Refusal(message, code="resource_not_exist", status=404)
 

@@ -9,33 +9,22 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from embed_pipeline.emulator.api.answers import in_thread, json_response, origin_of, platform_of, read_json
-from embed_pipeline.emulator.api.assets import asset_kind, checked_metadata, checked_name, file_type_of, wanted_of
+from embed_pipeline.emulator.api.assets import asset_kind, checked_metadata, file_type_of
 from embed_pipeline.emulator.api.tasks import MAX_PAGE_LIMIT, not_found, number_from
 from embed_pipeline.emulator.api.wire import page_info
 from embed_pipeline.emulator.platform import Platform
+from embed_pipeline.emulator.rules.accept import checked
 from embed_pipeline.emulator.rules.refusal import Refusal
+from embed_pipeline.emulator.rules.schema import CreateUpload, MoreUrls, ReportChunks, ReportedChunk
 from embed_pipeline.emulator.state.clock import new_id, to_rfc3339
-from embed_pipeline.emulator.state.uploads import MOST_AT_ONCE, URL_SEC, Upload
+from embed_pipeline.emulator.state.uploads import URL_SEC, Upload
 
 _FIRST_URLS = 10
 _BODY = 1 << 20
 
 
-def _object(body: Any, known: set[str]) -> dict[str, Any]:
-    if not isinstance(body, dict):
-        raise Refusal("The request body must be a JSON object.")
-    given = {key: value for key, value in body.items() if value is not None}
-    unknown = sorted(set(given) - known)
-    if unknown:
-        raise Refusal(f"{unknown[0][:80]} is not a known parameter.", unknown[0][:80], code="parameter_unknown")
-    return given
-
-
-def _whole(values: dict[str, Any], name: str, highest: int) -> int:
-    value = values.get(name)
-    if name not in values:
-        raise Refusal(f"{name} is required.", name, code="parameter_not_provided")
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= highest:
+def _at_most(value: int, name: str, highest: int) -> int:
+    if value > highest:
         raise Refusal(f"{name} must be a whole number from 1 to {highest}.", name, value)
     return value
 
@@ -43,30 +32,23 @@ def _whole(values: dict[str, Any], name: str, highest: int) -> int:
 async def create_upload(request: Request) -> Response:
     """`POST /assets/multipart-uploads`: open a session and reserve the asset."""
     platform = platform_of(request)
-    known = {"filename", "type", "total_size", "enable_hls", "enable_thumbnail", "user_metadata"}
-    values = _object(await read_json(request, _BODY), known)
-    if "filename" not in values:
-        raise Refusal("filename is required.", "filename", code="parameter_not_provided")
-    filename = checked_name(values["filename"])
-    if values.get("type") not in ("video", "audio", "image"):
-        raise Refusal("type must be video, audio or image.", "type", values.get("type"))
-    total_size = _whole(values, "total_size", platform.settings.sizes.multipart_upload)
-    metadata, wanted = checked_metadata(values.get("user_metadata")), wanted_of(values)
+    asked = checked(CreateUpload, await read_json(request, _BODY))
+    total_size = _at_most(asked.total_size, "total_size", platform.settings.sizes.multipart_upload)
+    metadata = checked_metadata(asked.user_metadata)
     now = platform.clock.now()
     upload = Upload(new_id(now), new_id(now), now, now, total_size, platform.settings.sizes.chunk, done=False)
 
     def keep() -> None:
-        file_type = file_type_of(filename)
-        kind = asset_kind(f"{values['type']}/")
+        file_type = file_type_of(asked.filename)
+        kind = asset_kind(f"{asked.type}/")
         platform.assets.add(
             upload.asset_id,
             now=now,
             method="multipart",
-            filename=filename,
+            filename=asked.filename,
             file_type=file_type,
             kind=kind,
             user_metadata=metadata,
-            wanted=wanted,
         )
         platform.uploads.add(upload)
 
@@ -117,12 +99,11 @@ def _active(platform: Platform, upload_id: str) -> Upload:
 async def more_urls(request: Request) -> Response:
     """`POST /assets/multipart-uploads/{upload_id}/presigned-urls`: URLs for further chunks."""
     platform = platform_of(request)
-    values = _object(await read_json(request, _BODY), {"start", "count"})
+    asked = checked(MoreUrls, await read_json(request, _BODY))
     upload = await in_thread(request, _active, platform, request.path_params["upload_id"])
-    start = _whole(values, "start", upload.total_chunks)
-    count = _whole(values, "count", MOST_AT_ONCE)
+    start = _at_most(asked.start, "start", upload.total_chunks)
     now = platform.clock.now()
-    urls = platform.uploads.presigned(upload, origin_of(request), start, count, now)
+    urls = platform.uploads.presigned(upload, origin_of(request), start, asked.count, now)
     body = {
         "upload_id": upload.id,
         "start_index": start,
@@ -135,12 +116,9 @@ async def more_urls(request: Request) -> Response:
 
 
 async def report_chunks(request: Request) -> Response:
-    """`POST /assets/multipart-uploads/{upload_id}`: say which chunks arrived; the last report completes the asset."""
+    """`POST /assets/multipart-uploads/{upload_id}`: report chunks; the last report completes the asset."""
     platform = platform_of(request)
-    values = _object(await read_json(request, _BODY), {"completed_chunks"})
-    reports = values.get("completed_chunks")
-    if not isinstance(reports, list) or not 1 <= len(reports) <= MOST_AT_ONCE:
-        raise Refusal(f"completed_chunks must be a list of 1 to {MOST_AT_ONCE} chunks.", "completed_chunks")
+    reports = checked(ReportChunks, await read_json(request, _BODY)).completed_chunks
 
     def note() -> dict[str, Any]:
         upload = _active(platform, request.path_params["upload_id"])
@@ -167,19 +145,16 @@ async def report_chunks(request: Request) -> Response:
     return json_response(request, await in_thread(request, note))
 
 
-def _proven(report: Any, upload: Upload, arrived: dict[int, tuple[str, int, int | None]]) -> int:
+def _proven(report: ReportedChunk, upload: Upload, arrived: dict[int, tuple[str, int, int | None]]) -> int:
     """Hold one reported chunk to what arrived, and return its number."""
-    values = _object(report, {"chunk_index", "proof", "proof_type", "chunk_size"})
-    number = _whole(values, "chunk_index", upload.total_chunks)
-    if values.get("proof_type") != "etag":
-        raise Refusal("proof_type must be etag.", "proof_type", values.get("proof_type"))
+    number = _at_most(report.chunk_index, "chunk_index", upload.total_chunks)
     if number not in arrived:
         raise Refusal(f"Chunk {number} has not arrived.", "chunk_index", number)
     etag, size, _ = arrived[number]
-    if str(values.get("proof", "")).strip('"') != etag:
+    if report.proof.strip('"') != etag:
         raise Refusal(f"The proof of chunk {number} is not the ETag that its upload answered.", "proof")
-    if values.get("chunk_size") != size:
-        raise Refusal(f"Chunk {number} has {size} bytes.", "chunk_size", values.get("chunk_size"))
+    if report.chunk_size != size:
+        raise Refusal(f"Chunk {number} has {size} bytes.", "chunk_size", report.chunk_size)
     return number
 
 

@@ -51,12 +51,12 @@ def error_body(refusal: Refusal, *, nested: bool) -> bytes:
 
 
 def nested_shape(switches: Switches, *, embed: bool) -> bool:
-    """Tell which shape an endpoint's errors have: as documented, nested for embed tasks and flat for all others."""
+    """Return whether an endpoint's errors are nested: as documented, for embed tasks and nothing else."""
     return embed if switches.error_shape == "documented" else switches.error_shape == "nested"
 
 
 def created_body(task_id: str, request: AcceptedRequest) -> bytes:
-    """Write the answer to a create; only the newer model tells its dimension."""
+    """Write the answer to a create; only the newer model has metadata in it."""
     body: dict[str, Any] = {"_id": task_id, "status": "processing", "data": None}
     if request.model_name == "marengo3.5":
         body["metadata"] = {"embedding_dimension": request.dimension}
@@ -121,7 +121,7 @@ def task_body(task: Task, switches: Switches) -> dict[str, Any]:
 def media_metadata(
     request: AcceptedRequest, origin: dict[str, Any], duration: float | None, engine: str | None
 ) -> dict[str, Any]:
-    """Write what a result says of its medium.
+    """Write the metadata of a result.
 
     Args:
         request: What was asked for.

@@ -1,1 +1,1 @@
-"""What a test controls and the platform does not have: faults, switches, timing, and the control API."""
+"""Controls for tests, which the platform does not have: faults, switches, timing, and the control API."""

@@ -11,12 +11,12 @@ from embed_pipeline.errors import ConfigurationError
 
 @dataclass(frozen=True)
 class Switches:
-    """How the emulator behaves where the platform's documentation is silent or contradicts itself.
+    """Choices where the platform's documentation is silent or contradicts itself.
 
-    Attributes:
+    Args:
         error_shape: `documented` answers nested bodies for embed tasks and flat ones for lists and assets; the other
             two use one shape everywhere.
-        unknown_fields: Whether a request field nobody knows is refused (as the platform's schema says) or ignored.
+        unknown_fields: Whether an unknown request field is refused (as the platform's schema says) or ignored.
         duplicates: Whether repeated values in an array are refused (as the schema says) or ignored.
         min_segment_sec: The shortest fixed or dynamic segment that may be asked for, in seconds.
         min_window_sec: The shortest window from `start_sec` to `end_sec` that may be asked for, in seconds.
@@ -65,9 +65,9 @@ class Switches:
 
 @dataclass(frozen=True)
 class Timing:
-    """When a task whose vectors are computed is shown as finished; every condition that is set has to hold.
+    """Conditions for showing a computed task as finished; all that are set have to hold.
 
-    Attributes:
+    Args:
         after_sec: Seconds after creation.
         after_polls: Retrieves (or lists) that see the task as processing first.
         per_media_sec: Seconds after creation for every second of media; the platform documents about 0.05.

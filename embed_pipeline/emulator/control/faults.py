@@ -63,9 +63,9 @@ _MOST_RULES: Final = 1000
 
 @dataclass(frozen=True)
 class FaultRule:
-    """One thing that goes wrong.
+    """One fault, where it happens and how often.
 
-    Attributes:
+    Args:
         id: What the journal calls it.
         kind: One of the kinds in docs/emulator.md.
         on: The endpoint, or `any`.
@@ -156,7 +156,7 @@ def _parameter(name: str, key: str, value: Any) -> Any:
     if key == "value":
         return _text(name, key, value)
     if key == "retry_after":
-        # A number of seconds, or whatever text a test wants there.
+        # A number of seconds, or any other text.
         return None if value is None else str(value)
     return value
 
@@ -209,7 +209,7 @@ class FaultPlan:
             self._happened = [0] * len(parsed)
 
     def draw(self, endpoint: str, subject: str, kinds: tuple[str, ...] | None = None) -> list[FaultRule]:
-        """Say what goes wrong with a request.
+        """Return the rules that apply to a request.
 
         Args:
             endpoint: One of `ENDPOINTS`.
@@ -217,7 +217,7 @@ class FaultPlan:
             kinds: Only rules of these kinds; None takes those that concern neither a task nor a list.
 
         Returns:
-            The rules that happen, in their order.
+            The rules, in their order.
         """
         if not self.rules:
             return []

@@ -1,4 +1,4 @@
-"""The control API under `/_emulator`: what a test turns and reads, none of which the platform has."""
+"""The control API under `/_emulator`, for tests; the platform has nothing like it."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ Handler = Callable[[Request], Awaitable[dict[str, Any]]]
 
 
 def _served(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-    """Answer with JSON; what is wrong is told in one message."""
+    """Answer with JSON, also for errors."""
 
     async def serve(request: Request) -> Response:
         try:
             if "origin" in request.headers:
-                # A web page that a browser shows must not turn this emulator's knobs.
+                # A web page in a browser must not control the emulator.
                 raise Refusal("The control API is not for web pages.", status=403, code="forbidden")
             body, status = await handler(request), 200
         except Refusal as refusal:
@@ -64,7 +64,7 @@ def _whole(request: Request, name: str, default: int | None) -> int | None:
 
 
 async def status(request: Request) -> dict[str, Any]:
-    """Tell what the emulator is and how far it is."""
+    """Return engine, time, tasks by status, and the settings in force."""
     platform = platform_of(request)
     return {
         "engine": platform.settings.engine,

@@ -1,4 +1,4 @@
-"""What is said in a media file, as its subtitles tell."""
+"""Subtitles of a media file, as its transcript."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MARKUP = re.compile(r"<[^>]{0,200}>|\{[^}]{0,200}\}")
 
 
 def sidecar_captions(media: Path) -> list[Caption] | None:
-    """The captions of the `.srt` or `.vtt` file that lies beside a media file and shares its stem.
+    """Return the captions of the `.srt` or `.vtt` file beside a media file with the same stem.
 
     Args:
         media: The media file.
@@ -59,7 +59,7 @@ def parse_captions(text: str) -> list[Caption]:
 
 
 def clean_caption(text: str) -> str:
-    """A caption's words without markup, and without the fields that come before them in an embedded one."""
+    """Return a caption's words without markup, and without the fields before them in an embedded one."""
     # An embedded caption arrives as an ASS event: ReadOrder,Layer,Style,Name,MarginL,MarginR,MarginV,Effect,Text.
     event = re.match(r"^\d+,\d*,[^,]*,[^,]*,\d*,\d*,\d*,[^,]*,(.*)$", text, re.DOTALL)
     words = event.group(1) if event else text
@@ -67,7 +67,7 @@ def clean_caption(text: str) -> str:
 
 
 def spoken_in(captions: Iterable[Caption], span: Span) -> str:
-    """What is said in a segment: every caption at least half of which, or more than half of the segment, overlaps.
+    """Return the words of a segment: captions that overlap it by half of their own or of its length.
 
     Args:
         captions: All captions, in order of time.

@@ -1,4 +1,4 @@
-"""Why a media file could not be embedded, in the platform's own words."""
+"""Reasons why a media file cannot be embedded, in the platform's words."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class MediaFailure(Exception):  # noqa: N818 - the outcome of a task, not a mist
 
 
 def too_long(duration_sec: float, limit_sec: float) -> MediaFailure:
-    """The failure of a file that lasts longer than allowed, with the figures the platform would name.
+    """Return the failure of a file that lasts longer than allowed, with the platform's figures.
 
     Args:
         duration_sec: How long the file (or the asked window) lasts, in seconds.

@@ -106,7 +106,7 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        """Whether the child can take another file."""
+        """True if the child can take another file."""
         return self._process.poll() is None
 
     def kill(self) -> None:

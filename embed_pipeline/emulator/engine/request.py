@@ -1,4 +1,4 @@
-"""What is asked of an engine, what it answers, and what an engine is."""
+"""The contract of engines: their request, limits and result."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Dynamic:
 
 @dataclass(frozen=True)
 class EmbedRequest:
-    """One file's settings: what to embed of it.
+    """Settings for embedding one file.
 
     Args:
         media_type: What the caller takes the file for; of `audio` the pictures are never decoded. An `image` or a
@@ -99,7 +99,7 @@ class EngineResult:
 
 @dataclass(frozen=True)
 class EngineLimits:
-    """What one media file may cost before it counts as hostile.
+    """Limits of one media file; beyond them it counts as hostile.
 
     Args:
         wall_sec: How long a file may take in all, in seconds.
@@ -123,20 +123,19 @@ class EngineLimits:
 
 
 def no_progress(_media_sec: float) -> None:
-    """Ignore how far an engine has got."""
+    """Ignore progress."""
 
 
 @runtime_checkable
 class Engine(Protocol):
-    """What computes vectors from a media file.
+    """Computes vectors from a media file.
 
     A team that has a model of its own implements this and names it `package.module:attribute`, where the attribute is
     an engine or something that returns one when called. The engine is built once per worker process and then used for
     many files, one at a time.
 
-    Attributes:
-        name: The engine and its version, such as `signal-2`. Raise the version whenever the vectors change: it is part
-            of the vector space, so that vectors that cannot be compared never are.
+    Its `name` holds engine and version, such as `signal-2`. Raise the version whenever the vectors change: it is
+    part of the vector space, which keeps apart what cannot be compared.
     """
 
     name: str

@@ -52,7 +52,7 @@ class Track:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing was ever added."""
+        """True if nothing was ever added."""
         return self._width is None
 
     def add(self, start: float, step: float, features: FloatArray) -> None:

@@ -76,7 +76,7 @@ class SegmentPlanner:
             self._cuts.append(time)
 
     def advance(self, clock: float) -> list[Span]:
-        """Tell that every cut before `clock` is known.
+        """Advance to `clock`: every cut before it is known.
 
         Args:
             clock: Seconds from the beginning of the file.
@@ -91,7 +91,7 @@ class SegmentPlanner:
         return spans
 
     def finish(self, end_sec: float) -> list[Span]:
-        """Tell that the window ends at `end_sec` seconds.
+        """End the window at `end_sec` seconds.
 
         Returns:
             The segments that are left, in order; none if the window is empty.
@@ -125,7 +125,7 @@ class SegmentPlanner:
 
 
 def plan(segmentation: Fixed | Dynamic, cuts: list[float], start_sec: float, end_sec: float) -> list[Span]:
-    """The segments of a window whose cuts are all known.
+    """Return the segments of a window whose cuts are all known.
 
     Args:
         segmentation: How to divide.
@@ -238,7 +238,7 @@ class CutDetector:
 
 
 def frame_differences(thumbs: Thumb) -> FloatArray:
-    """How much each frame differs from the one before.
+    """Return the difference of each frame to the one before.
 
     Args:
         thumbs: uint8 RGB of shape (frames, 36, 64, 3).

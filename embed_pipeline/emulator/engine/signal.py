@@ -82,7 +82,7 @@ class SignalEngine:
         return Reading(media, request)
 
     def transcript(self, path: Path, reading: Reading) -> tuple[list[Caption], str]:
-        """What is said in the file, and where that is nothing, why."""
+        """Return the file's captions, and if there are none the reason."""
         if reading.captions:
             return sorted(reading.captions, key=lambda caption: caption.start), ""
         if (captions := sidecar_captions(path)) is not None:
@@ -175,7 +175,7 @@ class Reading:
 
     @property
     def clock(self) -> float:
-        """How far the furthest stream has been read, in seconds."""
+        """Position of the furthest stream, in seconds."""
         return max(self._picture_clock, self._sound_clock)
 
     def take(self, part: Picture | Sound | Caption) -> None:
@@ -277,7 +277,7 @@ class Reading:
 
 
 class Shrink:
-    """Makes small RGB pictures of decoded frames."""
+    """Scales decoded frames to small RGB pictures."""
 
     def __init__(self) -> None:
         self._scalers: dict[tuple[int, int], VideoReformatter] = {}

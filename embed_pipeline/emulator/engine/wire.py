@@ -1,4 +1,4 @@
-"""How a worker process and its parent talk: a JSON head and raw numbers, never pickles.
+"""Messages between a worker process and its parent: a JSON head and raw numbers, never pickles.
 
 A worker decodes strangers' files. Should one of them take it over, all it can do to its parent is to send wrong
 numbers.
@@ -27,7 +27,7 @@ _MAX_BODY = 2 << 30
 
 
 class WireError(Exception):
-    """What arrived is not a message."""
+    """Invalid message."""
 
 
 def send(pipe: BinaryIO, head: dict[str, Any], *arrays: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""What media the platform takes: bounds on length, size, resolution and aspect of a file, as pure functions."""
+"""The platform's bounds on media: length, size, resolution and aspect, as pure functions."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _WIDEST = 2.4
 
 @dataclass(frozen=True)
 class MediaFault:
-    """Why the platform does not take a file.
+    """A bound that a file exceeds.
 
-    Attributes:
+    Args:
         code: The platform's code where this is found at creation; the same for audio and video.
         message: The reason with its figures.
     """
@@ -73,7 +73,7 @@ def known_fault(
     """Hold what is known of a file to the bounds in force.
 
     Args:
-        settings: The bounds; resolution and aspect count only where the switch `picture_size` says so.
+        settings: The bounds; resolution and aspect count unless the switch `picture_size` is `any`.
         input_type: What the file is to be embedded as.
         duration_sec: Its length in seconds; like the following, None where it is not known.
         size: Its size in bytes.

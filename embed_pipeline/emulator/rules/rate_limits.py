@@ -83,7 +83,7 @@ def limits_of(plan: str, overrides: Mapping[str, float]) -> dict[str, float]:
 
 @dataclass
 class _Window:
-    """One limit and what of it is spent. Amounts are requests, media seconds or tokens, times epoch milliseconds."""
+    """One limit and its spent part. Amounts are requests, media seconds or tokens, times epoch milliseconds."""
 
     name: str
     limit: float
@@ -103,10 +103,10 @@ class _Window:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What the limits say of a request.
+class Decision:
+    """The limiter's answer to a request.
 
-    Attributes:
+    Args:
         allowed: Whether it may pass.
         headers: Headers of the answer, whether or not it may.
         message: Why it may not.
@@ -151,10 +151,10 @@ class RateLimiter:
 
     @property
     def counts_media(self) -> bool:
-        """Whether any limit is on media, or on the tokens that come of it."""
+        """True if any limit is on media or on tokens."""
         return any(window.name.startswith((_MEDIA, _TOKENS)) for window in self._windows)
 
-    def request(self, category: Category, now: int) -> Verdict:
+    def request(self, category: Category, now: int) -> Decision:
         """Count a request, unless a limit is spent: then it is refused and not counted.
 
         Args:
@@ -168,19 +168,19 @@ class RateLimiter:
             media, tokens = (self._at(name, now) if name in amounts else [] for name in (_MEDIA, _TOKENS))
             checked = requests + media + tokens
             if not checked:
-                return Verdict(True, {})
+                return Decision(True, {})
             spent = [window for window in checked if window.used >= window.limit]
             if not spent:
                 for window in requests:
                     window.used += 1
             headers = self._headers({"Duration": media, "Request": requests, "Token": tokens}, now)
             if not spent:
-                return Verdict(True, headers)
+                return Decision(True, headers)
             last = max(spent, key=lambda window: window.ends_at)
             wait = math.ceil((last.ends_at - now) / 1000)
             what = f"{self.limits[last.name]:g} {last.name.replace('_', ' ')}"
             message = f"Too many requests. The limit of {what} is reached; try again in {wait} seconds."
-            return Verdict(False, {**headers, "Retry-After": str(wait)}, message, wait)
+            return Decision(False, {**headers, "Retry-After": str(wait)}, message, wait)
 
     def media(self, seconds: float, now: int) -> None:
         """Count the media of a task; what crosses a limit is still served, what comes after it is not."""
@@ -199,7 +199,7 @@ class RateLimiter:
         return [window.at(now) for window in self._windows if window.name.startswith(what)]
 
     def _headers(self, dimensions_of: Mapping[str, list[_Window]], now: int) -> dict[str, str]:
-        """Describe the tightest window of each dimension; media is told in seconds, as the platform was seen to do."""
+        """Describe the tightest window of each dimension; media in seconds, as seen on the platform."""
         headers, dimensions = {}, []
         for dimension, windows in dimensions_of.items():
             if windows:
@@ -218,7 +218,7 @@ class RateLimiter:
         return {"X-RateLimit-Dimensions": ",".join(dimensions), **headers}
 
 
-def limit_refusal(verdict: Verdict) -> Refusal:
+def limit_refusal(decision: Decision) -> Refusal:
     """Write what the limits do not allow as the platform answers it."""
-    details = {"retryAfter": str(verdict.retry_after_sec)}
-    return Refusal(verdict.message, code="too_many_requests", status=429, details=details, headers=verdict.headers)
+    details = {"retryAfter": str(decision.retry_after_sec)}
+    return Refusal(decision.message, code="too_many_requests", status=429, details=details, headers=decision.headers)

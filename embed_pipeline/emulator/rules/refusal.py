@@ -1,4 +1,4 @@
-"""An answer of the platform that says no."""
+"""Refusal of a request: an error answer of the platform."""
 
 from __future__ import annotations
 

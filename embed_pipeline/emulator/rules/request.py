@@ -11,9 +11,9 @@ SourceKind = Literal["url", "base64", "asset"]
 
 @dataclass(frozen=True)
 class Segmentation:
-    """How a media file is cut.
+    """Segmentation of a media file.
 
-    Attributes:
+    Args:
         strategy: `fixed` windows of exactly `seconds`, or `dynamic` ones of at least `seconds`.
         seconds: Length in whole seconds.
     """
@@ -33,9 +33,9 @@ class TimedText:
 
 @dataclass(frozen=True)
 class AcceptedRequest:
-    """What a valid request asks for.
+    """A valid request.
 
-    Attributes:
+    Args:
         input_type: `audio` or `video`; of a query also `image` or `text`.
         model_name: `marengo3.0` or `marengo3.5`.
         source_kind: Which kind of media source was named.
@@ -67,7 +67,7 @@ class AcceptedRequest:
 
     @property
     def timed(self) -> bool:
-        """Whether the medium has a length: audio and video do."""
+        """True for audio and video, which have a length."""
         return self.input_type in ("audio", "video")
 
     @property

@@ -47,15 +47,11 @@ def is_file_url(url: str) -> bool:
     return url[:5].lower() == "file:"
 
 
-def check_link(url: str, path: str) -> None:
-    """Refuse a URL that is not the address of a file; the URL itself stays out of the message, it may be signed.
+def link_fault(url: str) -> str | None:
+    """Return why a URL is not the address of a file, or None if it is one.
 
     Args:
-        url: The source.
-        path: The path of the request's field, for the message.
-
-    Raises:
-        Refusal: If it is malformed, or neither `http://`, `https://` nor `file://`.
+        url: Of the form `http://`, `https://` or `file://`. It stays out of the reason: it may be signed.
     """
     try:
         parts = urlsplit(url)
@@ -66,10 +62,11 @@ def check_link(url: str, path: str) -> None:
         if odd or parts.port == 0 or b"\0" in unquote_to_bytes(url):
             raise ValueError
     except ValueError:
-        raise Refusal(f"{path} is not a valid URL.", path) from None
+        return "is not a valid URL."
     named = bool(parts.hostname) or parts.scheme == "file"
     if parts.scheme not in ("http", "https", "file") or not url.lower().startswith(f"{parts.scheme}://") or not named:
-        raise Refusal(f"{path} must be a direct http or https link to a media file.", path)
+        return "must be a direct http or https link to a media file."
+    return None
 
 
 def check_url(url: str, *, media_root: Path | None, allow_private: bool, field: str) -> None:
@@ -138,7 +135,7 @@ def below_root(url: str, media_root: Path | None, *, field: str = "url") -> Path
 
 
 def not_media(parts: SplitResult) -> str | None:
-    """Say why a link cannot lead to the bytes of a media file; nothing is fetched.
+    """Return why a link cannot lead to the bytes of a media file; nothing is fetched.
 
     Args:
         parts: The link.
@@ -161,7 +158,7 @@ def _below(host: str, domains: tuple[str, ...]) -> bool:
 
 
 def is_public(host: str) -> bool:
-    """Tell whether an address may be reached from anywhere.
+    """Return whether an address is public.
 
     Raises:
         ValueError: If it is a name, not an address.

@@ -1,1 +1,1 @@
-"""What the emulator keeps: tasks, results, assets, uploads and the journal in one SQLite file, and its clock."""
+"""State of the emulator: tasks, results, assets, uploads and the journal in one SQLite file, and its clock."""

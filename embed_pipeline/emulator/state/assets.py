@@ -33,7 +33,7 @@ CREATE TABLE IF NOT EXISTS assets (
 """
 _COLUMNS = (
     "id, created_at, method, filename, file_type, kind, user_metadata, url, outcome, release_at, size, duration, "
-    "technical, error, wanted, thumbnail"
+    "technical, error"
 )
 
 
@@ -41,7 +41,7 @@ _COLUMNS = (
 class Asset:
     """An uploaded file.
 
-    Attributes:
+    Args:
         id: 24 hex characters.
         created_at: Epoch milliseconds.
         method: `direct`, `url` or `multipart`.
@@ -54,10 +54,8 @@ class Asset:
         release_at: Epoch milliseconds from which on the outcome may show.
         size: Bytes, once it is there.
         duration: Seconds, once it was read.
-        technical: What its header says, as JSON text.
+        technical: Metadata of its header, as JSON text.
         error: Why it failed.
-        wanted: What was asked to be made of it: `hls`, `thumbnail`, both (with a space between them) or nothing.
-        thumbnail: Whether a thumbnail could be made; None until that was tried.
     """
 
     id: str
@@ -74,8 +72,6 @@ class Asset:
     duration: float | None
     technical: str | None
     error: str | None
-    wanted: str = ""
-    thumbnail: int | None = None
 
     def status(self, now: int) -> str:
         """Return what a client sees at a time (epoch milliseconds): `processing`, `ready` or `failed`."""
@@ -83,12 +79,12 @@ class Asset:
             return "processing"
         return self.outcome
 
-    def body(self, now: int, *, origin: str | None = None) -> dict[str, Any]:
+    def body(self, now: int, *, detailed: bool = False) -> dict[str, Any]:
         """Write the asset as the API shows it.
 
         Args:
             now: Epoch milliseconds.
-            origin: Scheme, host and port that the client reached, for a retrieve, which shows more than the list.
+            detailed: Write what a retrieve shows and the list does not.
         """
         status = self.status(now)
         body: dict[str, Any] = {
@@ -101,31 +97,14 @@ class Asset:
         }
         if self.user_metadata is not None:
             body["user_metadata"] = json.loads(self.user_metadata)
-        if origin is not None:
-            body |= self._made(origin, ready=status == "ready")
-        if origin is not None and status == "ready":
+        if detailed and status == "ready":
             body["size"] = self.size
             if self.duration is not None:
                 body["duration"] = self.duration
             body["technical_metadata"] = json.loads(self.technical or "{}")
-        if origin is not None and status == "failed":
+        if detailed and status == "failed":
             body["error"] = {"message": self.error}
         return body
-
-    def _made(self, origin: str, *, ready: bool) -> dict[str, Any]:
-        """Show what was asked to be made of the asset; streams are not made here, and say so."""
-        made: dict[str, Any] = {}
-        if "hls" in self.wanted and self.kind in ("video", "audio"):
-            made["hls"] = {"status": "error" if ready else "pending"}
-        if "thumbnail" in self.wanted and self.kind in ("video", "image"):
-            if not ready:
-                made["thumbnail"] = {"status": "pending"}
-            elif not self.thumbnail:
-                made["thumbnail"] = {"status": "error"}
-            else:
-                url = f"{origin}/_thumbnail/{self.id}.jpg"
-                made["thumbnail"] = {"status": "ready", "representative_url": url}
-        return made
 
 
 class AssetStore:
@@ -141,16 +120,10 @@ class AssetStore:
         self.folder = folder
         folder.mkdir(mode=0o700, exist_ok=True)
         database.create(_SCHEMA)
-        database.add_column("assets", "wanted TEXT NOT NULL DEFAULT ''")
-        database.add_column("assets", "thumbnail INTEGER")
 
     def path(self, asset_id: str) -> Path:
         """Return where an asset's file lies, or will."""
         return self.folder / asset_id
-
-    def thumbnail(self, asset_id: str) -> Path:
-        """Return where an asset's thumbnail lies, or will."""
-        return self.folder / f"{asset_id}.jpg"
 
     def add(
         self,
@@ -164,7 +137,6 @@ class AssetStore:
         user_metadata: str | None = None,
         url: str | None = None,
         arrived: bool = False,
-        wanted: str = "",
     ) -> None:
         """Keep a new asset.
 
@@ -178,13 +150,12 @@ class AssetStore:
             user_metadata: JSON text.
             url: Where it is to be fetched from.
             arrived: Whether its file is complete.
-            wanted: What is to be made of it, as `Asset` has it.
         """
         with self._database.write() as connection:
             connection.execute(
-                "INSERT INTO assets (id, created_at, method, filename, file_type, kind, user_metadata, url, arrived,"
-                " wanted) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (asset_id, now, method, filename, file_type, kind, user_metadata, url, arrived, wanted),
+                "INSERT INTO assets (id, created_at, method, filename, file_type, kind, user_metadata, url, arrived)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (asset_id, now, method, filename, file_type, kind, user_metadata, url, arrived),
             )
 
     def get(self, asset_id: str) -> Asset | None:
@@ -240,7 +211,6 @@ class AssetStore:
         duration: float | None = None,
         kind: str | None = None,
         technical: dict[str, Any] | None = None,
-        thumbnail: bool | None = None,
     ) -> None:
         """Keep what reading an asset's file came to.
 
@@ -251,13 +221,12 @@ class AssetStore:
             size: Bytes.
             duration: Seconds.
             kind: `audio`, `video` or `image`.
-            technical: What its header says.
-            thumbnail: Whether a thumbnail could be made; None if none was asked for.
+            technical: Metadata of its header.
         """
         with self._database.write() as connection:
             connection.execute(
                 "UPDATE assets SET outcome = ?, release_at = ?, error = ?, size = ?, duration = ?, technical = ?,"
-                " thumbnail = ?, kind = coalesce(?, kind) WHERE id = ?",
+                " kind = coalesce(?, kind) WHERE id = ?",
                 (
                     "ready" if error is None else "failed",
                     release_at,
@@ -265,7 +234,6 @@ class AssetStore:
                     size,
                     duration,
                     json.dumps(technical or {}),
-                    thumbnail,
                     kind,
                     asset_id,
                 ),
@@ -295,5 +263,4 @@ class AssetStore:
         """Delete an asset and its file."""
         with self._database.write() as connection:
             connection.execute("DELETE FROM assets WHERE id = ?", (asset_id,))
-        for path in (self.path(asset_id), self.thumbnail(asset_id)):
-            path.unlink(missing_ok=True)
+        self.path(asset_id).unlink(missing_ok=True)

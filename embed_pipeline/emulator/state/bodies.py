@@ -26,7 +26,7 @@ ROWS_PER_CHUNK = 128
 
 
 class ResultBodies:
-    """Files that are made once, by whoever needs them first; those that nobody asked for longest make way.
+    """A cache of files, each made once; the least recently used are deleted first.
 
     They are copies of what the task store holds, so they may be lost at any time. Safe to call from any thread.
 
@@ -78,7 +78,7 @@ class ResultBodies:
                     yield block
             yield frame[1]
 
-        # The frame is part of the name: it tells of more than the rows.
+        # The frame is part of the name: it depends on more than the rows.
         return self._open(f"{task.id}-{zlib.crc32(b''.join(frame)):08x}.gz", lambda: compressed(make()))
 
     def fresh_rows(self, task: Task) -> Iterator[bytes]:
@@ -98,7 +98,7 @@ class ResultBodies:
             self._ahead.append(task)
 
     def write_ahead(self) -> bool:
-        """Write the rows of one task that nobody asked for yet; returns whether there was one."""
+        """Write the rows of one task before they are requested; returns whether there was one."""
         with self._lock:
             if self._used >= self._room // 2:
                 # The rest of the room is for those that are asked for: the oldest would else make way too early.
@@ -109,7 +109,7 @@ class ResultBodies:
         try:
             self.rows(task).close()
         except LookupError:
-            pass  # Its time was up meanwhile.
+            pass  # Its results have expired.
         except OSError as error:
             _log.warning("A result could not be written ahead: %s.", error.strerror)
         return True

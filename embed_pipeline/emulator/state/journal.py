@@ -1,4 +1,4 @@
-"""The journal: one line for every request, to be counted by tests that prove what was asked and what was paid."""
+"""The journal: one entry for every request, so that tests can count requests and paid tasks."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _AT_ONCE = ".sync"
 class JournalEntry:
     """One request.
 
-    Attributes:
+    Args:
         at: Epoch milliseconds at which it came.
         endpoint: One of `endpoints.ENDPOINTS`.
         method: The HTTP method.
@@ -96,7 +96,7 @@ class Journal:
 
     def flush(self) -> None:
         """Write the entries that wait to the database."""
-        # Requests may add entries meanwhile: only those who flush wait for the disk, and for each other.
+        # Only threads that flush wait for the disk; requests go on adding entries.
         with self._writing:
             with self._lock:
                 waiting, self._waiting = self._waiting, []

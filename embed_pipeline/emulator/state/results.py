@@ -20,9 +20,9 @@ SHORT_TAIL_SEC = 2.0
 
 @dataclass(frozen=True)
 class EmbeddingResult:
-    """What an engine computed for one media file.
+    """Rows that an engine computed for one media file.
 
-    Attributes:
+    Args:
         engine: The engine's name, which names the vector space: `signal-2`, `instant-1`.
         duration_sec: Length of the whole media file. None for what has no length.
         labels: Embedding option and scope (`clip` or `asset`) of each row; both empty for a combined query.

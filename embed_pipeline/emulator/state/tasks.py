@@ -62,7 +62,7 @@ Status = Literal["processing", "ready", "failed"]
 class Task:
     """An embedding task as it is kept.
 
-    Attributes:
+    Args:
         id: 24 hex characters.
         created_at: Epoch milliseconds.
         updated_at: Epoch milliseconds.
@@ -272,7 +272,7 @@ class TaskStore:
         return cursor.rowcount
 
     def overrule(self, task_id: str, message: str, *, now: int) -> None:
-        """Make a task fail at once, whatever its work comes to."""
+        """Make a task fail at once."""
         with self.write() as connection:
             connection.execute(
                 "UPDATE tasks SET status = 'failed', outcome = 'failed', error = ?, updated_at = ? WHERE id = ?",
@@ -355,7 +355,7 @@ class TaskStore:
         return dict(self.reader.execute("SELECT status, count(*) FROM tasks GROUP BY status").fetchall())
 
     def uses_asset(self, asset_id: str) -> bool:
-        """Tell whether an unfinished task reads this asset."""
+        """Return whether an unfinished task reads this asset."""
         rows = self.reader.execute(
             "SELECT request FROM tasks INDEXED BY tasks_unfinished WHERE work != 'done'"
         ).fetchall()

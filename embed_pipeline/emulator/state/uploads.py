@@ -18,7 +18,6 @@ from embed_pipeline.emulator.state.database import Database
 
 SESSION_SEC = 24 * 3600
 URL_SEC = 3600
-MOST_AT_ONCE = 50
 _EXPIRED = "The upload was not completed within 24 hours."
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS uploads (
@@ -46,7 +45,7 @@ CREATE TABLE IF NOT EXISTS chunks (
 class Upload:
     """A multipart upload session.
 
-    Attributes:
+    Args:
         id: 24 hex characters.
         asset_id: The asset it becomes.
         created_at: Epoch milliseconds.
@@ -66,7 +65,7 @@ class Upload:
 
     @property
     def total_chunks(self) -> int:
-        """How many chunks the file has."""
+        """Number of chunks of the file."""
         return -(-self.total_size // self.chunk_size)
 
     @property
@@ -313,7 +312,7 @@ class Uploads:
                     (now, _EXPIRED, asset_id),
                 )
                 if not failed.rowcount:
-                    # The asset was deleted meanwhile: nobody will ask for its upload.
+                    # The asset was deleted, so its upload is of no use.
                     connection.execute("DELETE FROM uploads WHERE id = ?", (upload_id,))
         return len(expired)
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from embed_pipeline.emulator.engine import Dynamic, Fixed
 
 Compute = Callable[[Path | None, AcceptedRequest], EmbeddingResult]
-"""Embeds the file at a path. Blocking. The path is None where `reads_sources` says that no file is needed."""
+"""Embeds the file at a path. Blocking. The path is None where `reads_sources` is false."""
 
 
 INSTANT = "instant-1"
@@ -39,7 +39,7 @@ ENGINES = ("signal", "models", "instant")
 
 
 def reads_sources(settings: EmulatorSettings) -> bool:
-    """Tell whether the engine needs the media at all."""
+    """Return whether the engine needs the media at all."""
     return settings.engine != "instant" or settings.instant_duration_sec is None
 
 
@@ -135,7 +135,7 @@ def _cut(segmentation: Segmentation | None) -> Fixed | Dynamic:
 
 
 def content_digest(path: Path) -> bytes:
-    """Hash a file by its size, its first and its last 64 KiB: enough to tell files apart, and fast for large ones."""
+    """Hash a file by its size, its first and its last 64 KiB: enough to distinguish files, and fast for large ones."""
     size = path.stat().st_size
     digest = hashlib.blake2b(str(size).encode(), digest_size=16)
     with path.open("rb") as file:
@@ -150,7 +150,7 @@ def header_duration(path: Path) -> float:
     """Read how long a media file claims to be, in seconds, without decoding it.
 
     Raises:
-        SourceError: If it is no media file, or does not say.
+        SourceError: If it is not a media file, or its header has no length.
     """
     try:
         duration = read_header(path).duration_sec

@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from embed_pipeline.emulator.control.faults import TASK_KINDS, task_effects
+from embed_pipeline.emulator.rules.accept import accept_task
 from embed_pipeline.emulator.rules.bounds import known_fault
 from embed_pipeline.emulator.rules.refusal import Refusal
 from embed_pipeline.emulator.rules.request import AcceptedRequest
-from embed_pipeline.emulator.rules.tasks import validate
 from embed_pipeline.emulator.rules.tokens import usage_of
 from embed_pipeline.emulator.rules.urls import below_root, check_url, is_file_url
 from embed_pipeline.emulator.state.clock import new_id
@@ -101,9 +101,9 @@ class Creation:
         for due, text in self._platform.store.take_late(now):
             body = json.loads(text)
             try:
-                self.create(validate(body, self._platform.settings.switches), body, due)
+                self.create(accept_task(body, self._platform.settings.switches), body, due)
             except Refusal:
-                continue  # Nobody is left to be answered.
+                continue  # There is no client to answer any more.
 
     def _check_bounds(self, request: AcceptedRequest, field: str) -> None:
         """Refuse media that what is known at creation shows to be outside the platform's bounds."""

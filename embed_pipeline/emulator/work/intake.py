@@ -1,4 +1,4 @@
-"""What happens to an asset between its upload and its being ready: fetch it if need be, and read its header."""
+"""Intake of assets: fetches a file if need be, and reads its header."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from embed_pipeline.emulator.work.probe import (
     UNREADABLE,
     MediaHeader,
     UnreadableMediaError,
-    make_thumbnail,
     read_header,
     read_header_isolated,
 )
@@ -71,15 +70,12 @@ class AssetIntake:
         except (SourceError, UnreadableMediaError) as failure:
             self._store.settle(asset_id, release_at=release_at, error=str(failure))
         except sqlite3.ProgrammingError:
-            return  # The store was closed meanwhile; the asset is read after a restart.
+            return  # The store was closed; the asset is read after a restart.
         except Exception:
             _log.exception("Asset %s failed for a reason of the emulator's own.", asset_id)
             self._store.settle(asset_id, release_at=release_at, error=UNREADABLE)
         else:
             size = path.stat().st_size if path.exists() else 0
-            thumbnail = None
-            if "thumbnail" in asset.wanted and header.kind in ("video", "image"):
-                thumbnail = make_thumbnail(path, self._store.thumbnail(asset_id))
             self._store.settle(
                 asset_id,
                 release_at=release_at,
@@ -87,7 +83,6 @@ class AssetIntake:
                 duration=header.duration_sec,
                 kind=header.kind,
                 technical=_technical(header, size, asset.file_type),
-                thumbnail=thumbnail,
             )
 
     def _header(self, asset_id: str) -> MediaHeader:

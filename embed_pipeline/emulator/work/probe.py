@@ -1,4 +1,4 @@
-"""Headers of media files, and thumbnails; read in a child process with limits, as files may be hostile."""
+"""Headers of media files, read in a child process with limits, as files may be hostile."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from embed_pipeline.emulator.engine.stills import image_format
 
 _CHILD_SEC = 30.0
 _CHILD_MEMORY = 2 << 30
-_THUMBNAIL_SIDE = 640
 _PIXELS = EngineLimits().image_pixels
 UNREADABLE = "The file could not be read as audio, video or an image."
 
 
 class UnreadableMediaError(Exception):
-    """A file is not media, or its header does not say how long it is."""
+    """A file is not media, or its header has no length."""
 
     def __init__(self) -> None:
         super().__init__(UNREADABLE)
@@ -29,7 +28,7 @@ class UnreadableMediaError(Exception):
 class MediaHeader:
     """The header of a media file.
 
-    Attributes:
+    Args:
         duration_sec: Length in seconds; None for an image.
         container: The container's format names, separated by commas; the format of an image.
         video_codec: The codec of the first video stream, or None if there is none; likewise the following.
@@ -117,7 +116,7 @@ def read_header_isolated(path: Path) -> MediaHeader:
     Raises:
         UnreadableMediaError: If it is not audio or video, or reading it took too long.
     """
-    command = [sys.executable, "-m", "embed_pipeline.emulator.work.probe", "header", str(path)]
+    command = [sys.executable, "-m", "embed_pipeline.emulator.work.probe", str(path)]
     try:
         done = subprocess.run(command, capture_output=True, timeout=_CHILD_SEC, check=False)  # noqa: S603
         return MediaHeader(**json.loads(done.stdout))
@@ -125,54 +124,8 @@ def read_header_isolated(path: Path) -> MediaHeader:
         raise UnreadableMediaError from None
 
 
-def make_thumbnail(source: Path, target: Path) -> bool:
-    """Make a thumbnail.
-
-    Args:
-        source: A video or an image; it may be hostile.
-        target: Where the JPEG goes.
-
-    Returns:
-        Whether there is one now: not if no picture could be decoded within half a minute.
-    """
-    part = target.with_name(f"{target.name}.part")
-    command = [sys.executable, "-m", "embed_pipeline.emulator.work.probe", "thumbnail", str(source), str(part)]
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=_CHILD_SEC, check=False)  # noqa: S603
-        if done.returncode != 0 or not part.exists():
-            return False
-        part.replace(target)
-    except (subprocess.TimeoutExpired, OSError):
-        return False
-    finally:
-        part.unlink(missing_ok=True)
-    return True
-
-
-def _write_thumbnail(source: str, target: str) -> None:
-    import av
-
-    with av.open(source, options={"max_pixels": str(_PIXELS)}) as container:
-        stream = container.streams.video[0]
-        # A tenth into the film there is more to see than in its first picture, which is often black.
-        if container.duration:
-            container.seek(container.duration // 10)
-        frame = next(iter(container.decode(stream)))
-        scale = min(1.0, _THUMBNAIL_SIDE / max(frame.width, frame.height))
-        width, height = (max(2, round(side * scale / 2) * 2) for side in (frame.width, frame.height))
-        small = frame.reformat(width, height, "yuvj420p")
-    with av.open(target, "w", format="mjpeg") as picture:
-        output = picture.add_stream("mjpeg", rate=1)
-        output.width, output.height, output.pix_fmt = width, height, "yuvj420p"
-        small.pts = 0
-        picture.mux([*output.encode(small), *output.encode()])
-
-
 if __name__ == "__main__":
     import resource
 
     resource.setrlimit(resource.RLIMIT_AS, (_CHILD_MEMORY, _CHILD_MEMORY))
-    if sys.argv[1] == "header":
-        sys.stdout.write(json.dumps(asdict(read_header(Path(sys.argv[2])))))
-    else:
-        _write_thumbnail(*sys.argv[2:4])
+    sys.stdout.write(json.dumps(asdict(read_header(Path(sys.argv[1])))))

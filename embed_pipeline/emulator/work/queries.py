@@ -1,4 +1,4 @@
-"""Embedding at once: what the synchronous endpoint does between a valid request and its answer."""
+"""Queries: embedding while the caller waits."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embed_pipeline.emulator.engine.failure import TASK_FAILED, UNPROCESSABLE, UNSTABLE
+from embed_pipeline.emulator.rules.accept import SyncRequest, SyncSource
 from embed_pipeline.emulator.rules.bounds import MediaFault, duration_fault, picture_fault
-from embed_pipeline.emulator.rules.queries import SyncRequest, SyncSource
 from embed_pipeline.emulator.rules.refusal import Refusal
 from embed_pipeline.emulator.rules.request import AcceptedRequest
 from embed_pipeline.emulator.rules.tokens import input_tokens, text_tokens
@@ -39,9 +39,9 @@ _WORD_ROWS = "transcription"
 
 @dataclass(frozen=True)
 class Embedded:
-    """What came of one source.
+    """One embedded source.
 
-    Attributes:
+    Args:
         request: What was asked for, settled.
         result: Its rows.
         input_url: The source's URL.
@@ -57,15 +57,15 @@ class Embedded:
 
     @property
     def seconds(self) -> float:
-        """How many seconds of it were embedded."""
+        """Embedded seconds."""
         return embedded_seconds(self.request, self.result.duration_sec or 0.0)
 
 
 @dataclass(frozen=True)
 class SyncResult:
-    """What a request came to.
+    """The result of a request.
 
-    Attributes:
+    Args:
         rows: The vectors.
         parts: What came of every source, in order.
         tokens: Input tokens by content type.
@@ -88,7 +88,7 @@ class SyncEmbedder:
     Args:
         settings: What may be read.
         compute: What embeds a file.
-        folder: Where files lie meanwhile.
+        folder: Folder for temporary files.
         asset_path: Where the file of an uploaded asset lies, or None if it is not ready.
         asset_filename: The file name of an asset; refuses one that is not there.
     """

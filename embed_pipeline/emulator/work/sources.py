@@ -114,13 +114,13 @@ def fetch(
             except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
                 if deadline.passed:
                     raise SourceError(f"{UNREACHABLE} (it took longer than {_FETCH_SEC:g} s)") from None
-                # The error's own text may hold the URL with its signature: only its kind is told.
+                # The error's own text may hold the URL with its signature: only its type is shown.
                 raise SourceError(f"{UNREACHABLE} ({type(error).__name__})") from None
     raise SourceError(f"{UNREACHABLE} (too many redirects)")
 
 
 class _Deadline:
-    """Ends a download once its time is over, whatever the server has sent in between.
+    """Ends a download once its time is over.
 
     Timeouts of httpx bound a single read: a server that sends a byte now and then would hold a worker for ever.
 
@@ -245,7 +245,7 @@ def local_file(
         kept: Where the bytes of a base64 source lie; what is fetched is put beside it.
         settings: What may be read.
         asset_path: Where the file of an uploaded asset lies, or None if it is not ready.
-        limit: How many bytes it may have; None takes what the settings say of its input type.
+        limit: How many bytes it may have; None takes the bound of its input type.
 
     Returns:
         The file, and whether it is to be deleted afterwards.

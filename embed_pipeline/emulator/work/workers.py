@@ -32,7 +32,7 @@ _FAILED = "The embedding task failed. Please try again later."
 
 
 def release_time(task: Task, duration_sec: float | None, timing: Timing) -> int:
-    """Say from when on a task may show its outcome.
+    """Return the time from which on a task may show its outcome.
 
     Args:
         task: The task.
@@ -76,7 +76,7 @@ class Workers:
         timing: When finished tasks may show, at this moment.
         media: The folder of media that came inside requests or were downloaded.
         asset_path: Where the file of an uploaded asset lies, or None if it is not ready.
-        on_done: Told every task that was computed, its rows and the tokens it used; the rate limits count them.
+        on_done: Called with every computed task, its rows and its usage.
         bodies: Where results are written ahead while no task waits.
     """
 
@@ -116,7 +116,7 @@ class Workers:
             thread.start()
 
     def wake(self) -> None:
-        """Tell the workers that a task was queued."""
+        """Wake a worker: a task was queued."""
         with self._wake:
             self._news += 1
             self._wake.notify()
@@ -178,7 +178,7 @@ class Workers:
         except sqlite3.Error:
             raise
         except Exception:
-            # Whatever an engine does, the task ends and the worker lives.
+            # An engine's own mistake ends the task, not the worker.
             _log.exception("Task %s failed for a reason of the emulator's own.", task.id)
             self._store.fail(task.id, _FAILED, release_at=task.created_at, now=self._clock.now())
         else:
@@ -211,13 +211,13 @@ class Workers:
         return as_answered(result, request, settings.switches)
 
     def _check_pictures(self, path: Path, request: AcceptedRequest) -> None:
-        """Read a video's resolution and hold it to the platform's bounds, where the switch says so."""
+        """Check a video's resolution against the platform's bounds, unless switched off."""
         if request.input_type != "video" or self._settings.switches.picture_size == "any":
             return
         try:
             header = read_header_isolated(path)
         except UnreadableMediaError:
-            return  # The engine says what is wrong with it.
+            return  # The engine fails with the reason.
         if header.width and header.height:
             fault = picture_fault(header.width, header.height)
             if fault is not None:

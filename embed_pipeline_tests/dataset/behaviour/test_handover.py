@@ -9,6 +9,7 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from embed_pipeline.dataset import (
@@ -147,15 +148,39 @@ def test_the_csv_for_pgvector_holds_vectors_as_it_reads_them(run, rows, folder):
 def test_reading_and_searching_work_as_documented(run, folder):
     names, _ = run("Reading from Python")
     assert len(names["table"]) == 33
-    assert set(names["frame"]["embedding_scope"]) == {"clip"}
-    assert len(names["vectors"]) == len(names["frame"]) == 3 * 2 * 2
+    assert set(names["frame"]["media"]) == {"lectures/one.mp4"}
+    assert "lectures/two.mp4" not in set(names["polars_frame"]["media"])
+    assert set(names["rows"]["embedding_scope"]) == {"clip"}
+    assert len(names["vectors"]) == len(names["rows"]) == 3 * 2 * 2
+    assert len(names["segments"]) == 11
     names, _ = run("Searching")
     assert len(names["like_vector"]) == len(names["like_segment"]) == len(names["like_media"]) == 5
+    names, _ = run("Near-duplicates")
     assert names["pairs"] == near_duplicates(str(folder / "dataset"), threshold=0.98, scope="asset")
-    names, _ = run("Other tools")
-    assert all(Path(file).is_file() for file in names["files"])
     names, _ = run("Readers without fixed-size lists")
     assert names["dataset"].encoding.layout == "list"
+
+
+def test_results_and_checks_work_as_documented(run):
+    names, _ = run("Results and checks")
+    assert names["held"]["rows"].tolist() == [11, 11, 11]
+    assert names["damaged"] == []
+    assert [names["problem"], *names["problems"]] == [None] * 4
+
+
+def test_snapshots_work_as_documented(run, folder):
+    names, _ = run("Snapshots of the table")
+    assert all(Path(file).is_file() for file in names["files"])
+    assert names["dataset"].snapshot() == names["earlier"]
+
+
+def test_every_metadata_key_is_documented(folder):
+    written = set()
+    for path in (folder / "dataset").rglob("*.parquet"):
+        written |= {key.decode() for key in pq.read_schema(path).metadata or {}}
+    keys = {key.removeprefix("embed_pipeline.") for key in written if key.startswith("embed_pipeline.")}
+    section = DOCUMENT.read_text().partition("**File metadata.**")[2].partition("So a footer")[0]
+    assert keys == set(re.findall(r"`(\w+)`", section)) - {"cosine"}
 
 
 def test_every_column_is_documented_with_its_description():

@@ -91,6 +91,22 @@ def test_everything_works_in_a_bucket(dataset):
     assert dataset.sweep(now=later) == ["embeddings_table/data/space=marengo3.0-8/never-finished.parquet"]
 
 
+def test_results_are_listed_from_footers_and_checked(dataset):
+    for key in ("a.mp4", "c" * 400):
+        dataset.write(make_segments(key, clips=300, dimension=64))
+    dataset.storage.put(dataset.find("a.mp4", DIGEST)[0].path.replace("a.mp4", "b.mp4"), b"no parquet" * 10_000)
+    first, damaged, last = dataset.results()
+    assert (first.media, first.rows, first.task_id) == ("a.mp4", 601, "task-a.mp4")
+    assert first.uri == dataset.find("a.mp4", DIGEST)[0].uri
+    assert (last.media, last.modified is not None) == ("c" * 400, True)
+    assert damaged.error.startswith(f"{damaged.uri} is damaged (it does not end with a Parquet footer). Delete it")
+    assert dataset.check(first.path, rows=601, deep=True) is dataset.check("c" * 400, DIGEST) is None
+    [listed] = dataset.find("a.mp4", DIGEST)
+    for clips in (900, 200):
+        dataset.write(make_segments("a.mp4", clips=clips, dimension=64))
+        assert dataset.read_footer(listed).num_rows == 2 * clips + 1
+
+
 def test_a_result_in_another_space_takes_the_place_of_the_old_one(dataset):
     dataset.write(make_segments(model_name="signal-2"))
     assert len(dataset.write(make_segments()).replaced) == 1

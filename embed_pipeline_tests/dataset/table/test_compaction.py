@@ -3,12 +3,13 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embed_pipeline.dataset import EmbeddingDataset, ParquetEncoding, SnapshotFile, read_embeddings
+from embed_pipeline.dataset import KEY_COLUMNS, EmbeddingDataset, ParquetEncoding, SnapshotFile, read_embeddings
 from embed_pipeline.dataset.table import compaction
 from embed_pipeline.dataset.table.compaction import compact, plan_compaction
 from embed_pipeline.dataset.table.snapshot import Source
@@ -212,3 +213,39 @@ def test_a_table_takes_each_media_file_under_the_settings_that_are_named_for_it(
     table = read_embeddings(dataset, source="snapshot", columns=["media", "settings_digest"])
     pairs = set(zip(table["media"].to_pylist(), table["settings_digest"].to_pylist(), strict=True))
     assert pairs == {(KEYS[0], "old"), (KEYS[1], "new")}
+
+
+def test_the_documented_key_is_unique_in_the_table_although_copies_share_their_segment_ids(dataset):
+    fill(dataset, KEYS[:2])
+    fill(dataset, KEYS[:2], settings_digest="other")
+    dataset.copy_media(KEYS[0], "copy.mp4", "s3://library/copy.mp4", DIGEST)
+    dataset.write(make_segments("repeats.mp4", start_sec=np.zeros(9), end_sec=np.ones(9)))
+    dataset.compact()
+    assert KEY_COLUMNS == ("media", "segment_id")
+    table = read_embeddings(dataset, source="snapshot")
+    keys = list(zip(*(table[name].to_pylist() for name in KEY_COLUMNS), strict=True))
+    assert len(set(keys)) == len(keys) == 6 * 9
+    assert len(set(table["segment_id"].to_pylist())) == 5 * 9
+
+
+def test_a_file_of_another_program_does_not_stop_the_table_of_named_media_files(tmp_path):
+    dataset = EmbeddingDataset(str(tmp_path))
+    long = "x" * 400
+    fill(dataset, [*KEYS[:2], long])
+    folder = tmp_path / "segments" / "space=marengo3.0-8" / f"settings={DIGEST}"
+    (folder / "foreign.parquet").write_bytes(b"not ours")
+    assert dataset.compact(keys=[KEYS[0], long]).media == 2
+    with pytest.raises(DatasetError, match=r"foreign\.parquet is damaged"):
+        dataset.compact()
+
+
+def test_a_damaged_page_is_found_before_it_goes_into_the_table(tmp_path):
+    dataset = EmbeddingDataset(str(tmp_path))
+    fill(dataset, KEYS[:2], clips=50, dimension=64)
+    path = Path(next(iter(dataset.segment_files())).uri)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DatasetError, match=f"{path.name} is damaged"):
+        dataset.compact()
+    assert dataset.snapshot() is None

@@ -42,6 +42,9 @@ def test_whatever_is_asked_the_answer_is_one_that_was_declared(case, origin):
 def keep_what_a_schema_cannot_say(body: dict[str, Any]) -> None:
     """Ends lie after starts, timed text goes with fusion, uncertainty not with the asset; the source exists."""
     media = body[body["input_type"]]
+    for name in ("start_sec", "end_sec"):
+        if media.get(name, 0) is None:
+            del media[name]
     media["media_source"] = {"url": "https://media.example.com/a.mp4"}
     if media.get("end_sec", 1e9) <= media.get("start_sec", 0):
         del media["end_sec"]
@@ -68,7 +71,7 @@ def keep_what_is_embedded_at_once(body: dict[str, Any]) -> None:
         for name in ("url", "base64_string", "asset_id"):
             source.pop(name, None)
         source |= {"url": "https://media.example.com/a", "name": str(index)}
-    if sources:
+    if kind == "multi_input":
         medium["input_text"] = "words"
         body.pop("embedding_uncertainty", None)
 

@@ -87,8 +87,8 @@ def test_a_plan_never_lets_more_requests_through_than_it_says(plan):
 
 def test_a_reset_is_an_instant_or_a_wait():
     for unit, reset in (("epoch", "1060"), ("delta", "60")):
-        verdict = RateLimiter({"requests_per_minute": 5}, unit).request("embed", 1_000_000)
-        assert verdict.headers["X-RateLimit-Request-Reset"] == reset
+        decision = RateLimiter({"requests_per_minute": 5}, unit).request("embed", 1_000_000)
+        assert decision.headers["X-RateLimit-Request-Reset"] == reset
 
 
 def test_the_older_headers_come_beside_the_newer_where_the_switch_says_so(start):

@@ -159,7 +159,7 @@ def _broad_bands() -> FloatArray:
 
 
 def _rhythm(broad: FloatArray) -> FloatArray:
-    """How much each broad band swells and fades at 0.5 to 16 Hz, in eight steps."""
+    """Return the modulation of each broad band at 0.5 to 16 Hz, in eight steps."""
     swing = broad - broad.mean(axis=0)
     spectrum = np.abs(np.fft.rfft(swing * np.hanning(len(swing))[:, None].astype(np.float32), axis=0))
     rates = np.fft.rfftfreq(len(swing), FRAME_SEC)
@@ -180,7 +180,7 @@ def _notes(chroma: FloatArray) -> FloatArray:
 
 
 def describe_moments(broad: FloatArray) -> FloatArray:
-    """How often each kind of moment occurs in a passage, less how often it would by chance.
+    """Return the frequency of each kind of moment in a passage, less the one expected by chance.
 
     A moment is half a second of sound, one every 16 ms; its shape is what changes in it, over pitch and time, whatever
     its loudness. Shapes fall into kinds by chance (the strongest of 64 random directions, 8 times over), so that copies

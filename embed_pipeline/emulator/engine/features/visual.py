@@ -125,7 +125,7 @@ def _layout(plane: FloatArray) -> FloatArray:
 
 
 def _tones(plane: FloatArray) -> FloatArray:
-    """How much of the upper, middle and lower third is how bright: 16 soft steps from -2.5 to 2.5, about their mean."""
+    """Return histograms of brightness of the upper, middle and lower third: 16 soft steps from -2.5 to 2.5."""
     level = np.clip((plane + 2.5) / 5 * 15, 0, 15)
     low = level.astype(np.int32)
     share = level - low
@@ -141,7 +141,7 @@ def _tones(plane: FloatArray) -> FloatArray:
 
 
 def _edges(normal: FloatArray) -> FloatArray:
-    """How strong edges of eight directions are in each cell of a grid of four by four, folded along its middle."""
+    """Return the strength of edges of eight directions in each cell of a 4x4 grid, folded along its middle."""
     across = normal[:, 1:-1, 2:] - normal[:, 1:-1, :-2]
     down = normal[:, 2:, 1:-1] - normal[:, :-2, 1:-1]
     strength = np.sqrt(across**2 + down**2)
@@ -159,7 +159,7 @@ def _edges(normal: FloatArray) -> FloatArray:
 
 
 def _hues(blue: FloatArray, red: FloatArray) -> FloatArray:
-    """How much colour of which hue the upper and the lower half hold; nothing in a grey picture."""
+    """Return histograms of hue, weighted by saturation, of the upper and the lower half."""
     saturation = np.sqrt(blue**2 + red**2)
     hue = np.minimum((np.arctan2(red, blue) + np.pi) / (2 * np.pi) * _HUES, _HUES - 1).astype(np.int32)
     count = len(blue)

@@ -27,9 +27,6 @@ class ModelsEngine(SignalEngine):
     The transcript is the file's subtitles or its sidecar; without them Moonshine (English) transcribes the sound, on
     platforms where it exists.
 
-    Attributes:
-        name: The engine and its version.
-
     Raises:
         ConfigurationError: The extra `models` is not installed, or its weights are not the reviewed ones.
     """

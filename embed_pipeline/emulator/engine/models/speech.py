@@ -1,4 +1,4 @@
-"""Writing down what is said, while the sound comes in."""
+"""Speech recognition, while the sound comes in."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _FILES = {
 
 
 def speech_weights() -> Path:
-    """The folder of Moonshine tiny, for English.
+    """Return the folder of Moonshine tiny, for English.
 
     Raises:
         ConfigurationError: The extra `models` is not installed, or its weights are others than expected.
@@ -45,19 +45,17 @@ def speech_weights() -> Path:
 
 
 class Transcription:
-    """Takes in the sound of one file and has it written down piece by piece, parted where it is quietest.
+    """Transcribes the sound of one file piece by piece, divided where it is quietest.
 
-    Moonshine runs in a process of its own that ends with the file: its voice detector remembers what it heard before,
-    and would otherwise write the same file down differently after another one. While it writes, decoding goes on.
+    Moonshine runs in a process of its own that ends with the file: its voice detector keeps state, and would otherwise
+    transcribe the same file differently after another one. Decoding goes on meanwhile.
 
     Args:
         weights: Where Moonshine's files are.
-
-    Attributes:
-        captions: What was said so far.
     """
 
     def __init__(self, weights: Path) -> None:
+        # What was said so far.
         self.captions: list[Caption] = []
         self._samples: list[FloatArray] = []
         self._start = self._end = 0.0
@@ -83,14 +81,14 @@ class Transcription:
             self._write(self._quietest())
 
     def finish(self) -> None:
-        """Wait until everything is written down."""
+        """Wait until everything is transcribed."""
         if self._count:
             self._write(self._count)
         self._collect()
         self.close()
 
     def close(self) -> None:
-        """End the process that writes."""
+        """End the child process."""
         self._process.kill()
         for pipe in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(OSError):
@@ -128,11 +126,11 @@ class Transcription:
 
     def _failure(self, error: Exception) -> MediaFailure:
         self.close()
-        return MediaFailure(TASK_FAILED, permanent=False, detail=f"the process that writes down speech failed: {error}")
+        return MediaFailure(TASK_FAILED, permanent=False, detail=f"the process that transcribes speech failed: {error}")
 
 
 def main() -> None:
-    """Write down what the parent sends, until it closes the pipe."""
+    """Transcribe what the parent sends, until it closes the pipe."""
     from moonshine_voice import ModelArch
     from moonshine_voice.transcriber import Transcriber
 
