@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from embed_pipeline.client import CreateSearch
 
 
+IN_DOUBT = "it is not known whether the platform carries out a request whose answer was lost; its task is looked for"
+
+
 @dataclass(frozen=True)
 class Recovery:
     """What became of some lapsed claims, by row.
@@ -133,6 +136,8 @@ def recover_in_passing(pipeline: PipelineContext, *, owner: str) -> str:
         # A platform that does not answer must not hold up the tick for each of them.
         answers = answers and discard_upload(pipeline, row)
         pipeline.ledger.tasks.release(row, discarded=answers)
+    doubts = {row.key: (IN_DOUBT, recovery.in_doubt[row.id]) for row in lapsed if row.id in recovery.in_doubt}
+    pipeline.ledger.media.defer(pipeline.name, doubts)
     parts = [
         f"{len(recovery.adopted)} tasks adopted",
         f"{len(recovery.cleared)} released",

@@ -111,6 +111,8 @@ def upload(
         ConfigurationError: The file is not on this machine.
         UploadError: The platform could not take it.
     """
+    from embed_pipeline.client import PollPolicy
+
     path = library.local_path(file)
     if path is None:
         raise ConfigurationError(f"{file.uri} is not on this machine, so it cannot be uploaded. Set delivery to url.")
@@ -122,7 +124,9 @@ def upload(
                 client.assets.delete(str(asset.id))
         if ready is not None:
             return str(ready.id), False
-    return str(client.assets.upload(path, type=file.media_type, filename=name).id), True
+    # What the platform does with a small file takes less than a second.
+    poll = PollPolicy(initial_sec=0.2, max_sec=15.0)
+    return str(client.assets.upload(path, type=file.media_type, filename=name, poll=poll).id), True
 
 
 def uploads_named(client: EmbedClient, name: str) -> list[Asset]:

@@ -29,7 +29,7 @@ from embed_pipeline.pipeline.context import (
 )
 from embed_pipeline.pipeline.discover import content_token, facts_of, import_results
 from embed_pipeline.pipeline.plan import in_sets, over_a_limit, probe_all, refusal
-from embed_pipeline.pipeline.recover import discard_upload, recover
+from embed_pipeline.pipeline.recover import IN_DOUBT, discard_upload, recover
 from embed_pipeline.pipeline.settings import backoff_sec
 from embed_pipeline.pipeline.sources import delivery_for, source_of, typed_request, upload, url_or_data
 
@@ -55,7 +55,6 @@ _RETRY_AFTER_SEC = (1.0, 4.0, 15.0)
 _SHORT_DOUBT_SEC = 20.0
 # A gateway's answer, while what is behind it may go on.
 _GATEWAY_TIMEOUTS = frozenset({504, 524})
-_IN_DOUBT = "it is not known whether its task was created; it is looked for"
 _DEFERRED_SEC = 30.0
 _LONGEST_BACKOFF_SEC = 3600.0
 
@@ -322,7 +321,7 @@ class _Submission:
             if row.id in found.adopted:
                 self._count(left.pop(row.content), found.adopted[row.id], adopted=True)
             elif row.id in found.in_doubt:
-                self._defer(left.pop(row.content), _IN_DOUBT, found.in_doubt[row.id])
+                self._defer(left.pop(row.content), IN_DOUBT, found.in_doubt[row.id])
         # What cannot be told at all has failed by now, and the claim decides.
         return list(left.values())
 
@@ -587,7 +586,7 @@ class _Submission:
         for job in in_doubt:
             left_sec = max(job.not_before - time.monotonic(), 0.0)
             if self.report.stopped or left_sec > _SHORT_DOUBT_SEC:
-                self._defer(job, _IN_DOUBT, left_sec)
+                self._defer(job, IN_DOUBT, left_sec)
             elif job.tries >= len(_RETRY_AFTER_SEC):
                 self._fail(job.keys, "its request had no outcome several times")
             else:
