@@ -161,12 +161,7 @@ def decide_refresh(*, changed: bool, pending: int, age_sec: float | None, policy
         return RefreshDecision(True, "Something has changed.")
     return RefreshDecision(
         False,
-<<<<<<< HEAD
         f"{pending} tasks are pending; embeddings_table is asked for again in {wait_sec - age_sec:.0f} s at most.",
-=======
-        f"{pending} tasks are pending; embeddings_table is asked for again in {wait_sec - age_sec:.0f} s at the "
-        "latest.",
->>>>>>> pipeline-tests
     )
 
 
