@@ -33,6 +33,8 @@ DEFAULT_HOME = Path(".embed_pipeline")
 _INSTANCE_SETTINGS = """\
 telemetry:
   enabled: false
+nux:
+  enabled: false
 run_monitoring:
   enabled: true
   poll_interval_seconds: 10

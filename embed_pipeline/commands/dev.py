@@ -46,7 +46,9 @@ def run_dev(context: CommandContext, port: int, console: Console) -> int:
         watching = Text.assemble("Watching ", (project.location, "bold"))
         console.print(watching + (": drop a file there, or replace one." if project.folder else "."), soft_wrap=True)
         console.print(f"Dagster's UI: [bold]http://127.0.0.1:{port}[/]")
-        command = [sys.executable, "-m", "dagster", "dev", "-m", "embed_pipeline.definitions"]
+        # Its debug lines of every tick would bury the address; its own command warns that a newer one is coming.
+        command = [sys.executable, "-W", "ignore", "-m", "dagster", "dev", "-m", "embed_pipeline.definitions"]
+        command += ["--log-level", "warning"]
         with interrupted_in_order():
             # Our own interpreter with our own arguments; no shell. A session of its own lets us end it in order, with
             # every process it started, whoever interrupts us and however.
