@@ -120,6 +120,14 @@ class PlatformAttributes(BaseModel, dg.Resolvable):
         )
 
 
+class SettingsAttributes(EmbeddingSettings, dg.Resolvable):
+    """Embedding settings in YAML."""
+
+
+class PolicyAttributes(PipelinePolicy, dg.Resolvable):
+    """Policy in YAML."""
+
+
 class EmbedPipelineScaffolder(dg.Scaffolder[BaseModel]):
     """Writes a `defs.yaml` that runs as it is: on a folder of media beside the project, against the emulator."""
 
@@ -147,18 +155,23 @@ class EmbedPipelineComponent(dg.Component, dg.Model, dg.Resolvable):
         )
     )
     output: str = Field(description="The dataset: a folder (relative to the project) or an fsspec URL.")
-    ledger: str | None = Field(
-        None,
-        description=(
-            "The ledger's URL, without a password: sqlite:////path/ledger.db. Left out: ledger_variable, else a SQLite "
-            "file below a local output."
+    ledger: Annotated[
+        str | None,
+        dg.Resolver.default(
+            description=(
+                "The ledger's URL, without a password: sqlite:////path/ledger.db. Left out: ledger_variable, else a "
+                "SQLite file below a local output."
+            )
         ),
-    )
-    ledger_variable: str = Field(
-        "EMBED_LEDGER",
-        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
-        description="The environment variable that holds the ledger's URL, such as postgresql://user:password@host/db.",
-    )
+    ] = None
+    ledger_variable: Annotated[
+        str,
+        dg.Resolver.default(
+            description=(
+                "The environment variable that holds the ledger's URL, such as postgresql://user:password@host/db."
+            )
+        ),
+    ] = Field("EMBED_LEDGER", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     name: Annotated[
         str | None,
         dg.Resolver.default(
@@ -181,16 +194,16 @@ class EmbedPipelineComponent(dg.Component, dg.Model, dg.Resolvable):
         ),
     ] = PlatformAttributes()
     settings: Annotated[
-        EmbeddingSettings,
+        SettingsAttributes,
         dg.Resolver(
-            _resolved, model_field_type=EmbeddingSettings, description="What the media files are embedded with."
+            _resolved, model_field_type=SettingsAttributes, description="What the media files are embedded with."
         ),
-    ] = EmbeddingSettings()
+    ] = SettingsAttributes()
     policy: Annotated[
-        PipelinePolicy | None,
+        PolicyAttributes | None,
         dg.Resolver(
             _resolved,
-            model_field_type=PipelinePolicy | None,
+            model_field_type=PolicyAttributes | None,
             description=(
                 "Runs, retries, money and vanished files. Left out, new files are submitted by themselves on the "
                 "emulator, which costs nothing, and only on schedule or by hand on the platform."
@@ -223,8 +236,12 @@ class EmbedPipelineComponent(dg.Component, dg.Model, dg.Resolvable):
                 url=_without_password(self.ledger, "ledger", "ledger_variable")
                 or first_variable((self.ledger_variable,), environment)
             ),
-            settings=self.settings,
-            policy=self.policy or PipelinePolicy(submit_automatically=client.is_emulator),
+            settings=EmbeddingSettings.model_validate(self.settings.model_dump(exclude_unset=True)),
+            policy=PipelinePolicy.model_validate(
+                {"submit_automatically": client.is_emulator}
+                if self.policy is None
+                else self.policy.model_dump(exclude_unset=True)
+            ),
             name=self.name,
             group_name=self.group_name,
             owners=tuple(self.owners),

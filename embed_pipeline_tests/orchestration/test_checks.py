@@ -1,163 +1,42 @@
-"""The checks: what they find, that they name the media file and what to do, and that nothing found is forgotten."""
+"""Checks: what they say, that nothing found is forgotten, and that a person learns what to do."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from embed_pipeline.orchestration.findings import judge
-from embed_pipeline.orchestration.health import expiring_results, failed_files, mixed_spaces, stuck_tasks
-from embed_pipeline.orchestration.records import TaskRecord
-from embed_pipeline.orchestration.settings import EmbeddingSettings, Segmentation
-from embed_pipeline.orchestration.states import MediaState
-from embed_pipeline.orchestration.verdicts import problems_of, still_wrong, verdict
-from embed_pipeline_tests.orchestration.segments import made_up
+from embed_pipeline.orchestration.checks import DATASET, PROBLEMS, TASK_CHECKS, check_result, task_check_results
+from embed_pipeline.pipeline import collect
+from embed_pipeline.pipeline.publish import mixed_spaces
+from embed_pipeline.pipeline.validate import Problems
 from embed_pipeline_tests.world import World
 
-_VISUAL = EmbeddingSettings(video_options=("visual",), video_segmentation=Segmentation(strategy="fixed", seconds=6))
-_NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
+
+def latest(world: World, asset: dg.AssetKey, name: str) -> dg.AssetCheckEvaluation | None:
+    key = dg.AssetCheckKey(asset, name)
+    records = world.instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
+    event = records[0].event if records else None
+    found = event.dagster_event.event_specific_data if event is not None and event.dagster_event else None
+    return found if isinstance(found, dg.AssetCheckEvaluation) else None
 
 
-def _shifted(count: int, row: int, *, start: float = 0.0, end: float = 0.0) -> dict[str, Any]:
-    whole = made_up(count)
-    starts, ends = whole.start_sec.copy(), whole.end_sec.copy()
-    starts[row] += start
-    ends[row] += end
-    return {"start_sec": starts, "end_sec": ends}
-
-
-def _vectors(row: int, factor: float) -> dict[str, Any]:
-    vectors = made_up(6).embedding.copy()
-    vectors[row] *= factor
-    return {"embedding": vectors}
-
-
-def test_sound_segments_have_no_findings() -> None:
-    found = judge(made_up(6), _VISUAL)
-    assert (found.vectors, found.offsets, found.options) == (None, None, None)
-
-
-@pytest.mark.parametrize(
-    ("kind", "changes", "words"),
-    [
-        ("vectors", _vectors(2, 0.0), "1 of 7 segments, first visual 12.00-18.00 s, are zero"),
-        ("vectors", _vectors(2, 100.0), "norms more than 20 times off the median"),
-        ("offsets", _shifted(6, 2, start=3.0), "no segment of visual from 12.00 s to 15.00 s"),
-        ("offsets", _shifted(6, 2, end=3.0), "overlap from 18.00 s to 21.00 s"),
-        ("offsets", {"duration_sec": 30.0}, "end after the file does, at 0:30"),
-        ("offsets", {"duration_sec": 60.0}, "end at 36.00 s, long before the file does"),
-        ("options", {"embedding_scope": ["clip"] * 7}, "lacks the scope asset"),
-        ("options", {"embedding_option": ["audio"] * 7}, "lacks visual, though it is a video"),
-    ],
-)
-def test_what_is_wrong_is_found_and_named(kind: str, changes: dict[str, Any], words: str) -> None:
-    problem = getattr(judge(made_up(6, **changes), _VISUAL), kind)
-
-    assert problem is not None
-    assert words in problem
-    assert "aterialize" in problem, "it says what to do"
-
-
-def test_vectors_of_another_length_than_asked_for_are_found() -> None:
-    asked = EmbeddingSettings(model_name="marengo3.5", embedding_dimension=256, video_options=("visual",))
-    assert "512 numbers where the settings ask for 256" in str(judge(made_up(6), asked).vectors)
-
-
-def test_what_the_media_explains_is_no_problem() -> None:
-    """A silent file has neither audio nor transcription; speech has gaps; a short tail may be left out."""
-    everything = EmbeddingSettings(video_segmentation=Segmentation(strategy="fixed", seconds=6))
-    silent = judge(made_up(6), everything)
-    assert (silent.offsets, silent.options) == (None, None)
-    assert judge(made_up(6, duration_sec=40.0), everything).offsets is None
-    whole = made_up(6)
-    kept = [0, 1, 4, 5, 6]
-    speech = made_up(
-        6,
-        embedding_option=["transcription"] * 5 + ["visual"] * 7 + ["audio"] * 7,
-        embedding_scope=[whole.embedding_scope[row] for row in kept] + [*whole.embedding_scope] * 2,
-        **{
-            name: np.concatenate([getattr(whole, name)[kept], getattr(whole, name), getattr(whole, name)])
-            for name in ("start_sec", "end_sec", "embedding")
-        },
-    )
-    assert judge(speech, everything) == judge(made_up(6), _VISUAL)
-
-
-@given(
-    earlier=st.dictionaries(st.sampled_from("abcdef"), st.text(min_size=1, max_size=3)),
-    found=st.dictionaries(st.sampled_from("abcdef"), st.text(min_size=1, max_size=3)),
-    also_checked=st.sets(st.sampled_from("abcdef")),
-    existing=st.sets(st.sampled_from("abcdef")),
-)
-def test_a_problem_stays_until_its_file_is_checked_again_or_gone(
-    earlier: dict[str, str], found: dict[str, str], also_checked: set[str], existing: set[str]
-) -> None:
-    checked = set(found) | also_checked
-    after = still_wrong(earlier, checked=checked, found=found, existing=existing)
-    for key in "abcdef":
-        if key in checked:
-            assert after.get(key) == found.get(key)
-        else:
-            assert after.get(key) == (earlier.get(key) if key in existing else None)
+def problems_in(evaluation: dg.AssetCheckEvaluation | dg.AssetCheckResult) -> dict[str, str]:
+    table = (evaluation.metadata or {}).get(PROBLEMS)
+    assert isinstance(table, dg.TableMetadataValue)
+    return {str(record.data["media"]): str(record.data["problem"]) for record in table.records}
 
 
 def test_a_checks_result_carries_its_problems() -> None:
     problems = {f"{number}.mp4": f"problem {number}. Do this." for number in range(7)}
-    result = verdict("some_check", problems, checked=9, fine="", severity=dg.AssetCheckSeverity.WARN)
+    result = check_result("some_check", problems, checked=9, fine="", severity=dg.AssetCheckSeverity.WARN)
 
     assert not result.passed
     assert "0.mp4: problem 0. Do this." in str(result.description)
     assert "and 4 more" in str(result.description)
-    key = dg.AssetKey("a")
-    evaluation = dg.AssetCheckEvaluation(
-        asset_key=key, check_name="some_check", passed=False, metadata=result.metadata or {}
-    )
-    assert problems_of(evaluation) == problems
-    assert problems_of(None) == {}
-
-
-def _task(hours_ago: float) -> TaskRecord:
-    return TaskRecord(
-        media="a.mp4",
-        task_id="t1",
-        fingerprint="f",
-        settings_digest="s",
-        platform="emulator",
-        submitted_at=_NOW - timedelta(hours=hours_ago),
-        attempt=1,
-        minutes=1.0,
-        how="created",
-        root_run_id="r",
-        media_uri="file:///a.mp4",
-    )
-
-
-@pytest.mark.parametrize(("hours", "stuck"), [(5.9, False), (6.1, True)])
-def test_a_task_is_stuck_after_the_time_that_the_policy_allows(hours: float, stuck: bool) -> None:
-    problems = stuck_tasks({"a.mp4": _task(hours)}, after_sec=6 * 3600, now=_NOW)
-    assert bool(problems) == stuck
-    if stuck:
-        assert "task t1 has been processing for 6 hours" in problems["a.mp4"]
-
-
-@pytest.mark.parametrize(("days", "words"), [(4.9, None), (5.5, "expires in 36 hours"), (7.5, "may have expired")])
-def test_a_result_that_waits_too_long_is_an_alarm(days: float, words: str | None) -> None:
-    problems = expiring_results({"a.mp4": _task(days * 24)}, lifetime_sec=7 * 86400, alarm_sec=2 * 86400, now=_NOW)
-    assert problems.keys() == ({"a.mp4"} if words else set())
-    assert words is None or words in problems["a.mp4"]
-
-
-def test_failed_files_are_told_in_the_platforms_words() -> None:
-    states = {"a.mp4": MediaState.FAILED, "b.mp4": MediaState.EMBEDDED, "c.mp4": MediaState.EXPIRED}
-    problems = failed_files(states, {"a.mp4": "The video has no frames"})
-    assert problems["a.mp4"].startswith("failed: The video has no frames. To try again")
-    assert problems.keys() == {"a.mp4", "c.mp4"}
+    assert problems_in(result) == problems
 
 
 def test_one_space_is_fine_and_two_are_named() -> None:
@@ -168,54 +47,77 @@ def test_one_space_is_fine_and_two_are_named() -> None:
     )
 
 
-def test_the_checks_of_a_run_are_in_the_event_log_and_outlive_the_next_run(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A pass of other files must not hide what is wrong with one."""
-    from embed_pipeline.orchestration import results
-
-    real = results.judge
-    monkeypatch.setattr(results, "judge", lambda segments, settings: real(made_up(6, **_vectors(1, 0.0)), _VISUAL))
+def test_what_is_wrong_with_one_file_outlives_runs_over_others(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass of other files must not hide what is wrong with one, not even after a run that died before its checks."""
+    wrong = Problems(vectors="1 of 7 segments are zero. Materialize it anew.")
+    monkeypatch.setattr(collect, "validate", lambda *_, **__: wrong)
     world.add("bad.wav")
     world.step()
     monkeypatch.undo()
     world.add("good.wav")
     world.step()
-    key = dg.AssetCheckKey(world.blueprint.names.segment_embeddings, "vectors_sound")
+    asset = world.blueprint.names.segment_embeddings
 
-    latest = world.ledger.latest_evaluation(key)
+    found = latest(world, asset, "vectors_sound")
 
-    assert latest is not None
-    assert not latest.passed
-    assert latest.severity is dg.AssetCheckSeverity.ERROR
-    assert problems_of(latest).keys() == {"bad.wav"}
-    offsets = world.ledger.latest_evaluation(dg.AssetCheckKey(key.asset_key, "offsets_sound"))
+    assert found is not None
+    assert not found.passed
+    assert found.severity is dg.AssetCheckSeverity.ERROR
+    assert problems_in(found).keys() == {"bad.wav"}
+    offsets = latest(world, asset, "offsets_sound")
     assert offsets is not None
     assert offsets.passed
     world.submit("bad.wav", force=True)
     world.collect()
-    latest = world.ledger.latest_evaluation(key)
-    assert latest is not None
-    assert latest.passed, "embedded anew, it is found sound"
+    found = latest(world, asset, "vectors_sound")
+    assert found is not None
+    assert found.passed, "embedded anew, it is found sound"
 
 
-def test_what_a_run_found_before_it_died_is_told_by_the_next(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    from embed_pipeline.orchestration import assets, results
+def task_checks(world: World, **policy: Any) -> dict[str, dg.AssetCheckResult]:
+    other = world.varied(**policy)
+    with other.pipeline() as pipeline:
+        results = list(task_check_results(other.blueprint.names, pipeline, TASK_CHECKS))
+    return {str(result.check_name): result for result in results}
 
-    real = results.judge
-    world.add("bad.wav")
+
+def test_a_file_that_failed_is_named_in_the_platforms_words(world: World) -> None:
+    world.add("bad.wav", "good.wav")
+    world.faults({"kind": "fail", "message": "could_not_process", "match": "bad.wav"})
+    world.settle()
+
+    found = task_checks(world)["no_file_failed"]
+
+    assert not found.passed
+    assert problems_in(found).keys() == {"bad.wav"}
+    assert "retry_failed" in problems_in(found)["bad.wav"]
+
+
+def test_a_task_that_takes_too_long_and_a_result_about_to_expire_are_named(world: World) -> None:
+    world.add("one.wav")
     world.discover()
-    monkeypatch.setattr(results, "judge", lambda segments, settings: real(made_up(6, **_vectors(1, 0.0)), _VISUAL))
-    # It dies with its events told and its checks not.
-    monkeypatch.setattr(assets, "segment_check_results", lambda *_: iter(()))
-    world.collect()
-    monkeypatch.undo()
-    key = dg.AssetCheckKey(world.blueprint.names.segment_embeddings, "vectors_sound")
-    assert world.ledger.latest_evaluation(key) is None
-    world.add("good.wav")
-    world.step()
 
-    latest = world.ledger.latest_evaluation(key)
+    fine = task_checks(world)
+    late = task_checks(world, stuck_after_sec=1e-6, expiry_alarm_sec=8 * 86400.0)
 
-    assert latest is not None
-    assert problems_of(latest).keys() == {"bad.wav"}
+    assert fine["nothing_stuck"].passed
+    assert fine["no_result_about_to_expire"].passed
+    assert "has been processing for" in problems_in(late["nothing_stuck"])["one.wav"]
+    assert "expires in" in problems_in(late["no_result_about_to_expire"])["one.wav"]
+    assert late["no_result_about_to_expire"].severity is dg.AssetCheckSeverity.ERROR
+
+
+def test_a_deleted_and_a_damaged_file_of_segments_are_found(world: World) -> None:
+    world.add("one.wav", "two.wav", "three.wav")
+    world.settle()
+    files = sorted((world.root / "embeddings" / "segments").rglob("*.parquet"))
+    next(file for file in files if file.name.startswith("one")).unlink()
+    next(file for file in files if file.name.startswith("two")).write_bytes(Path(__file__).read_bytes())
+
+    world.driver.run(world.blueprint.names.refresh_job, {})
+
+    found = latest(world, world.blueprint.names.embeddings_table, DATASET)
+    assert found is not None
+    assert not found.passed
+    assert problems_in(found).keys() == {"one.wav", "two.wav"}
+    assert "check --repair" in problems_in(found)["one.wav"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from embed_pipeline.orchestration.ledger import Ledger
 
 from embed_pipeline.dataset import EmbeddingDataset
 from embed_pipeline.orchestration import results
-from embed_pipeline.orchestration.ledger import Ledger
 from embed_pipeline_tests.world import World
 
 

@@ -15,9 +15,9 @@ import yaml
 from dagster.components.testing import create_defs_folder_sandbox
 
 from embed_pipeline import Blueprint, EmbedPipelineComponent, build_definitions
-from embed_pipeline.orchestration.policy import PipelinePolicy
+from embed_pipeline.errors import ConfigurationError
 from embed_pipeline.orchestration.resources import EmbedClientResource, EmbeddingStoreResource, MediaLibraryResource
-from embed_pipeline.orchestration.settings import EmbeddingSettings, Segmentation
+from embed_pipeline.pipeline.settings import EmbeddingSettings, PipelinePolicy, Segmentation
 
 _OF_COMPONENTS = {"dagster/code_references", "dagster/component_origin"}
 _EXAMPLE = Path(__file__).parents[2] / "examples" / "two_libraries"
@@ -140,7 +140,7 @@ def test_every_attribute_is_described_in_the_yamls_schema() -> None:
         return [f"{name}.{field}" for field, about in model["properties"].items() if not about.get("description")]
 
     missing = undescribed(schema, "component")
-    for name in ("PlatformAttributes", "EmbeddingSettings", "PipelinePolicy", "Segmentation"):
+    for name in ("PlatformAttributes", "SettingsAttributes", "PolicyAttributes", "Segmentation"):
         missing += undescribed(schema["$defs"][name], name)
     assert missing == []
 
@@ -179,7 +179,7 @@ def test_the_example_project_loads_as_it_stands() -> None:
     script = (
         "import json\n"
         "from two_libraries.definitions import defs\n"
-        "from embed_pipeline.orchestration.pipelines import blueprints_in\n"
+        "from embed_pipeline.orchestration.blueprint import blueprints_in\n"
         "graph = defs().resolve_asset_graph()\n"
         "print(sorted(blueprint.name for blueprint in blueprints_in(defs().metadata)))\n"
         "print(json.dumps(sorted(key.to_user_string() for key in graph.get_all_asset_keys())))\n"
@@ -197,6 +197,18 @@ def test_the_example_project_loads_as_it_stands() -> None:
     assert pipelines == "['films', 'talks']", "commands find the pipelines in what components have built"
     keys = json.loads(told)
     assert {"films/embeddings_table", "talks/embeddings_table"} <= set(keys)
+
+
+def test_the_ledger_is_named_by_a_variable_where_its_url_holds_a_password() -> None:
+    environment = {"TEAM_LEDGER": "postgresql://user:secret@db/embeddings"}
+
+    blueprint = _attributes(ledger_variable="TEAM_LEDGER").blueprint(Path("/p"), environment)
+
+    assert isinstance(blueprint.ledger.url, dg.EnvVar)
+    assert blueprint.ledger.url.env_var_name == "TEAM_LEDGER"
+    with pytest.raises(ConfigurationError, match="ledger_variable") as error:
+        _attributes(ledger="postgresql://user:secret@db/embeddings").blueprint(Path("/p"), {})
+    assert "secret" not in error.value.message
 
 
 @pytest.mark.slow

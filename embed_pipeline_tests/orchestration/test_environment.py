@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from embed_pipeline.errors import ConfigurationError
 from embed_pipeline.orchestration.environment import VARIABLES, blueprint_from_environment
-from embed_pipeline.orchestration.policy import PipelinePolicy
 from embed_pipeline.orchestration.resources import EmbedClientResource
-from embed_pipeline.orchestration.settings import EmbeddingSettings
+from embed_pipeline.pipeline.settings import EmbeddingSettings, PipelinePolicy
 
 
 def test_without_a_key_the_emulator_is_meant_and_costs_nothing() -> None:
@@ -81,6 +81,21 @@ def test_a_value_that_makes_no_sense_is_told_in_one_sentence_that_names_the_vari
     assert value in told.value.message
     assert words in told.value.message
     assert "\n" not in told.value.message
+
+
+def test_addresses_that_may_hold_a_password_are_shown_by_the_names_of_their_variables() -> None:
+    environment = {
+        "EMBED_MEDIA": "s3://user:secret@bucket/media",
+        "EMBED_OUTPUT": "s3://user:secret@bucket/embeddings",
+        "EMBED_BASE_URL": "https://user:secret@platform.example/v1.3",
+        "EMBED_LEDGER": "postgresql://user:secret@db/embeddings",
+    }
+
+    blueprint = blueprint_from_environment(environment)
+
+    assert "secret" not in repr(blueprint)
+    for field in (blueprint.library.location, blueprint.store.root, blueprint.client.base_url, blueprint.ledger.url):
+        assert isinstance(field, dg.EnvVar)
 
 
 def test_every_variable_sets_a_field_that_is_described() -> None:

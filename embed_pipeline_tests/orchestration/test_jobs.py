@@ -8,13 +8,13 @@ from typing import Any
 
 import dagster as dg
 import pytest
-
-from embed_pipeline.orchestration import submitting
 from embed_pipeline.orchestration.retiring import retire_media
 from embed_pipeline.orchestration.retrying import NothingToRetryError, UnknownMediaError, chosen_for_retry, known_keys
 from embed_pipeline.orchestration.settings import EmbeddingSettings, Segmentation
 from embed_pipeline.orchestration.states import MediaState
 from embed_pipeline.orchestration.submission_lock import SubmissionBusyError
+
+from embed_pipeline.orchestration import submitting
 from embed_pipeline_tests.world import World, range_tags
 
 STATES = {

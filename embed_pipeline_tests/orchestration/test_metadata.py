@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embed_pipeline.dataset import column_descriptions
-from embed_pipeline.orchestration.metadata import clock, segment_table_metadata, settings_in_words
-from embed_pipeline.orchestration.pictures import self_similarity, timeline
-from embed_pipeline.orchestration.pipeline import build_definitions
-from embed_pipeline.orchestration.settings import EmbeddingSettings, Segmentation
+from embed_pipeline.orchestration.definitions import build_definitions
+from embed_pipeline.orchestration.metadata import segment_table_metadata, self_similarity, settings_in_words, timeline
+from embed_pipeline.pipeline.settings import EmbeddingSettings, Segmentation
+from embed_pipeline.pipeline.validate import clock
 from embed_pipeline_tests.orchestration.segments import made_up
 from embed_pipeline_tests.world import World
 
@@ -163,7 +163,9 @@ def test_no_media_file_looks_missing_in_the_ui(world: World) -> None:
     world.step()
     names = world.blueprint.names
     status = world.instance.get_status_by_partition(
-        names.media_files, world.ledger.partitions(), world.blueprint.partitions_def
+        names.media_files,
+        world.instance.get_dynamic_partitions(world.blueprint.names.partitions),
+        world.blueprint.partitions_def,
     )
     assert status is not None
     assert {str(value) for value in status.values()} == {"AssetPartitionStatus.MATERIALIZED"}
@@ -181,7 +183,7 @@ def test_a_run_sums_up_what_it_did(world: World) -> None:
         return {name.removeprefix("embed_pipeline/"): value.value for name, value in values}
 
     told = summary(submitted)
-    assert (told["created"], told["re_attached"], told["adopted"], told["failed"]) == (2, 0, 0, 0)
+    assert (told["created"], told["attached"], told["adopted"], told["failed"]) == (2, 0, 0, 0)
     assert told["minutes"] == pytest.approx(1.0)
     assert told["requests"] == 2
     assert (told["retries"], told["rate_limited"], told["waited_for_limits_sec"]) == (0, 0, 0.0)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from embed_pipeline.orchestration.day_budget import DayBudget, fitting
+from embed_pipeline.orchestration.planning import Prospect, SpendingLimit, SpendingPlan, in_hours, make_plan
+from embed_pipeline.orchestration.settings import EmbeddingSettings, Segmentation
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embed_pipeline.orchestration.day_budget import DayBudget, fitting
-from embed_pipeline.orchestration.planning import Prospect, SpendingLimit, SpendingPlan, in_hours, make_plan
 from embed_pipeline.orchestration.resources import EmbedClientResource
-from embed_pipeline.orchestration.settings import EmbeddingSettings, Segmentation
 from embed_pipeline_tests.world import World
 
 

@@ -9,18 +9,18 @@ from uuid import uuid4
 
 import dagster as dg
 import pytest
+from embed_pipeline.orchestration.due import due_for_submission
+from embed_pipeline.orchestration.outdated import ToldTask, Watermark, advance
+from embed_pipeline.orchestration.pipeline import build_definitions
+from embed_pipeline.orchestration.settings import EmbeddingSettings, Segmentation
+from embed_pipeline.orchestration.versions import Outcome, OutcomeState
 from hypothesis import given
 from hypothesis import strategies as st
 
 from embed_pipeline.emulator import Emulator
 from embed_pipeline.orchestration import submission_requests
-from embed_pipeline.orchestration.due import due_for_submission
-from embed_pipeline.orchestration.outdated import ToldTask, Watermark, advance
-from embed_pipeline.orchestration.pipeline import build_definitions
 from embed_pipeline.orchestration.resources import EmbeddingStoreResource
 from embed_pipeline.orchestration.runs import RunsOfAsset
-from embed_pipeline.orchestration.settings import EmbeddingSettings, Segmentation
-from embed_pipeline.orchestration.versions import Outcome, OutcomeState
 from embed_pipeline_tests.world import World, range_tags
 
 OTHER_SOUND = EmbeddingSettings(audio_segmentation=Segmentation(strategy="fixed", seconds=3))

@@ -6,13 +6,13 @@ import time
 from typing import Any
 
 import pytest
+from embed_pipeline.orchestration.task_statuses import StatusSurvey
 
 from embed_pipeline.emulator.settings import Timing
 from embed_pipeline.errors import EmbedPipelineError
 from embed_pipeline.orchestration import readiness
 from embed_pipeline.orchestration.resources import EmbeddingStoreResource
 from embed_pipeline.orchestration.runs import RunsOfAsset
-from embed_pipeline.orchestration.task_statuses import StatusSurvey
 from embed_pipeline_tests.world import World
 
 
