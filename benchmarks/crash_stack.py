@@ -170,9 +170,8 @@ class Stack:
             "CRASH_TEST_DELIVERY": "upload" if self.uploads else "auto",
             "CRASH_TEST_POLICY": json.dumps(self.policy),
         }
-        (self.root / "workspace.yaml").write_text(
-            f"load_from:\n  - grpc_server:\n      host: localhost\n      port: {code_port}\n      location_name: crash\n"
-        )
+        server = {"host": "localhost", "port": code_port, "location_name": "crash"}
+        (self.root / "workspace.yaml").write_text(json.dumps({"load_from": [{"grpc_server": server}]}))
         self.platform = self._service(
             "platform",
             *("embed_pipeline.emulator", "--port", str(platform_port), "--state", str(self.platform_state)),

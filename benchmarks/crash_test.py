@@ -4,10 +4,10 @@
     python benchmarks/crash_test.py --kills 200 --files 60 --postgres --uploads
 
 A platform (the emulator), a code server, a daemon and its run processes work on a folder of small sound files. Run
-processes are killed with SIGKILL while they start, wait, create tasks, fetch results and write; in between the platform,
-the daemon, the code server and everything at once are killed as well. Whenever all files are done before the kills are,
-some of them get other content or a copy under another name. Afterwards everything is compared with the platform's own
-database, which keeps a task in the transaction that creates it. Ends with 0 if every promise was kept.
+processes are killed with SIGKILL while they start, wait, create tasks, fetch results and write; in between the
+platform, the daemon, the code server and everything at once are killed as well. Whenever all files are done before the
+kills are, some of them get other content or a copy under another name. Afterwards everything is compared with the
+platform's own database, which keeps a task in the transaction that creates it. Ends with 0 if every promise was kept.
 
 The pipeline has its default policy, but for small runs that are submitted automatically; `--hurried` shortens leases,
 doubts and intervals to seconds. `--postgres` keeps the ledger on a PostgreSQL server that the script starts, and
@@ -27,7 +27,7 @@ import tempfile
 import time
 import wave
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +39,7 @@ from crash_stack import Service, Stack, crash_blueprint, send
 
 from embed_pipeline.ledger import tables
 from embed_pipeline.pipeline.context import PipelineContext
-from embed_pipeline.pipeline.publish import read_statuses
+from embed_pipeline.pipeline.publish import MediaStatus, read_statuses
 
 _SAMPLES_PER_SEC = 1000
 _LOOK_SEC = 2.0
@@ -213,48 +213,21 @@ def leftovers(stack: Stack, instance: dg.DagsterInstance) -> dict[str, int]:
 
 def check(library: Library, stack: Stack, instance: dg.DagsterInstance) -> tuple[list[str], dict[str, int]]:
     """Compare what there is with what was promised; return each broken promise in words, and the figures."""
-    broken: list[str] = []
     with closing(sqlite3.connect(stack.platform_state / "emulator.sqlite3")) as platform:
         paid = dict(platform.execute("SELECT task_id, source FROM paid"))
-        uploads = dict(platform.execute("SELECT id, filename FROM assets"))
-    if len(paid) != library.distinct():
-        broken.append(f"{len(paid)} tasks were paid for {library.distinct()} contents")
+        uploads = {asset_id for (asset_id,) in platform.execute("SELECT id FROM assets")}
     with _pipeline(stack) as pipeline:
         rows = {row.media: row for row in read_statuses(pipeline)}
-        digest = pipeline.target.audio_digest
-        by_content = sa.select(tables.task.c.fingerprint, tables.task.c.task_id)
-        with pipeline.ledger.database.read() as (connection, _):
-            recorded = [tuple(row) for row in connection.execute(by_content.where(tables.task.c.task_id.is_not(None)))]
-        dataset = pipeline.dataset
-    broken += [
-        f"content {fingerprint} has {count} tasks"
-        for fingerprint, count in Counter(fingerprint for fingerprint, _ in recorded).items()
-        if count > 1
-    ]
-    if (forgotten := len(paid.keys() - {task_id for _, task_id in recorded})) > 0:
-        broken.append(f"{forgotten} tasks that were paid for are not in the ledger")
+        broken = [*_broken_payments(library, pipeline, set(paid)), *_broken_results(library, pipeline, rows)]
     if set(rows) != set(library.contents) or any(row.state.value != "embedded" for row in rows.values()):
         broken.append(f"not every file is embedded: {Counter(row.state.value for row in rows.values())}")
-    vectors: dict[bytes, int] = {}
-    for key, seeds in library.contents.items():
-        segments = dataset.read_media(key, digest)
-        if segments is None:
-            broken.append(f"{key} has no segments")
-            continue
-        if segments.task_id != rows[key].task_id or len(segments.start_sec) != rows[key].segments:
-            broken.append(f"{key}: the dataset and the status disagree")
-        # The emulator's vectors are a hash of the content: equal for copies, and for nothing else.
-        if vectors.setdefault(segments.embedding[0].tobytes(), seeds[-1]) != seeds[-1]:
-            broken.append(f"{key} has the vectors of another content")
     torn, files = _torn(stack.root / "embeddings" / "segments")
     broken += torn
     if files != len(library.contents):
         broken.append(f"{files} Parquet files for {len(library.contents)} media files")
-    orphans = len(uploads.keys() - set(paid.values()))
-    if orphans:
+    if orphans := len(uploads - set(paid.values())):
         broken.append(f"{orphans} uploads are on the platform that no task was created from")
-    asset = dg.AssetKey("segment_embeddings")
-    if unreported := set(library.contents) - instance.get_materialized_partitions(asset):
+    if unreported := set(library.contents) - instance.get_materialized_partitions(dg.AssetKey("segment_embeddings")):
         broken.append(f"Dagster was not told of {len(unreported)} results")
     broken += [f"{count} {name} are left" for name, count in leftovers(stack, instance).items() if count]
     figures = {
@@ -267,6 +240,35 @@ def check(library: Library, stack: Stack, instance: dg.DagsterInstance) -> tuple
         "orphan_uploads": orphans,
     }
     return broken, figures
+
+
+def _broken_payments(library: Library, pipeline: PipelineContext, paid: set[str]) -> Iterator[str]:
+    """Compare the tasks that the platform created with the contents, and with the ledger."""
+    if len(paid) != library.distinct():
+        yield f"{len(paid)} tasks were paid for {library.distinct()} contents"
+    query = sa.select(tables.task.c.fingerprint, tables.task.c.task_id).where(tables.task.c.task_id.is_not(None))
+    with pipeline.ledger.database.read() as (connection, _):
+        recorded = [(fingerprint, task_id) for fingerprint, task_id in connection.execute(query)]
+    for fingerprint, count in Counter(fingerprint for fingerprint, _ in recorded).items():
+        if count > 1:
+            yield f"content {fingerprint} has {count} tasks"
+    if forgotten := len(paid - {task_id for _, task_id in recorded}):
+        yield f"{forgotten} tasks that were paid for are not in the ledger"
+
+
+def _broken_results(library: Library, pipeline: PipelineContext, rows: Mapping[str, MediaStatus]) -> Iterator[str]:
+    """Compare the segments in the dataset with the ledger and with the contents."""
+    vectors: dict[bytes, int] = {}
+    for key, seeds in library.contents.items():
+        segments = pipeline.dataset.read_media(key, pipeline.target.audio_digest)
+        if segments is None or key not in rows:
+            yield f"{key} has no segments"
+            continue
+        if segments.task_id != rows[key].task_id or len(segments.start_sec) != rows[key].segments:
+            yield f"{key}: the dataset and the status disagree"
+        # The emulator's vectors are a hash of the content: equal for copies, and for nothing else.
+        if vectors.setdefault(segments.embedding[0].tobytes(), seeds[-1]) != seeds[-1]:
+            yield f"{key} has the vectors of another content"
 
 
 def _torn(folder: Path) -> tuple[list[str], int]:
