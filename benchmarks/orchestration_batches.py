@@ -1,8 +1,11 @@
-"""What a media file costs in both assets, beside the bare cost of Dagster's own events for the same range runs.
+"""Cost of a media file in both assets, beside the bare cost of Dagster's own events for the same range runs.
 
-Run it with `python benchmarks/orchestration_batches.py`: 300 files, under a minute on a quiet machine. The figures that
-are quoted come from `--files 1000 --files 5000`; add `--one-by-one 10` for one run per partition and asset, each in a
-process of its own, and `--postgres /usr/lib/postgresql/15/bin` for PostgreSQL instead of SQLite.
+    python benchmarks/orchestration_batches.py --files 1000 --files 5000
+    python benchmarks/orchestration_batches.py --files 1000 --postgres
+
+300 files without `--files`, under a minute on a quiet machine. `--postgres` keeps the ledger and Dagster's storage on a
+PostgreSQL server (see stores.py), else both are on SQLite. `--one-by-one 10` adds one run for each partition and asset,
+each in a process of its own. `--profile FILE` writes what cProfile counted in the pipeline's own runs.
 
 Real media files, a real emulator with the instant engine in a process of its own, real Parquet. The bare pair of assets
 logs one event for each partition with metadata and tags of the same shape and does nothing else. Both kinds of run take
@@ -12,6 +15,7 @@ turns over the same ranges on the same instance, so that whatever else the machi
 # No deferred annotations here: Dagster reads the class of a step's context from its signature.
 
 import argparse
+import cProfile
 import logging
 import os
 import resource
@@ -21,26 +25,29 @@ import tempfile
 import time
 import warnings
 import wave
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import dagster as dg
-from embed_pipeline.orchestration.driver import Driver
-from embed_pipeline.orchestration.events import NOTHING, output_without_events
-from embed_pipeline.orchestration.ledger import Ledger
-from embed_pipeline.orchestration.pipeline import build_definitions
-from embed_pipeline.orchestration.policy import PipelinePolicy
-from embed_pipeline.orchestration.ranges import KeyRange, contiguous_ranges
-from embed_pipeline.orchestration.states import MediaState
+from stores import Stores, stores_in
 
-from embed_pipeline.commands.emulator_process import emulator_process
-from embed_pipeline.orchestration.blueprint import Blueprint
-from embed_pipeline.orchestration.resources import EmbedClientResource, EmbeddingStoreResource, MediaLibraryResource
+from embed_pipeline import (
+    Blueprint,
+    EmbedClientResource,
+    EmbeddingStoreResource,
+    MediaLibraryResource,
+    PipelinePolicy,
+    build_definitions,
+)
+from embed_pipeline.commands.platform import emulator_process
+from embed_pipeline.orchestration.daemon import InProcessDaemon
+from embed_pipeline.orchestration.reporting import NOTHING, output_without_events
+from embed_pipeline.orchestration.runs import KeyRange, contiguous_ranges
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-_SETTINGS = "telemetry:\n  enabled: false\n"
 
 
 def write_sounds(folder: Path, count: int) -> None:
@@ -67,44 +74,6 @@ class Spent:
         yield
         self.wall.append(time.perf_counter() - wall)
         self.cpu.append(time.process_time() - cpu)
-
-
-@contextmanager
-def instance_in(folder: Path, postgres: Path | None) -> Iterator[dg.DagsterInstance]:
-    folder.mkdir(parents=True)
-    if postgres is None:
-        (folder / "dagster.yaml").write_text(_SETTINGS)
-        with dg.DagsterInstance.from_config(str(folder)) as instance:
-            yield instance
-        return
-    with postgres_server(folder / "postgres", postgres) as url:
-        (folder / "dagster.yaml").write_text(f"{_SETTINGS}storage:\n  postgres:\n    postgres_url: {url}\n")
-        with dg.DagsterInstance.from_config(str(folder)) as instance:
-            yield instance
-
-
-@contextmanager
-def postgres_server(data: Path, binaries: Path) -> Iterator[str]:
-    """A PostgreSQL server of our own; as root it runs as the user `postgres`, who will not run as root."""
-    data.mkdir(parents=True)
-    user = "postgres" if os.geteuid() == 0 else None
-    if user:
-        for one in (data, *list(data.parents)[:3]):
-            one.chmod(0o755)
-        subprocess.run(["chown", "-R", user, str(data)], check=True)
-
-    def run(*command: str) -> None:
-        subprocess.run(command, check=True, user=user, stdout=subprocess.DEVNULL, cwd=data)
-
-    run(str(binaries / "initdb"), "-D", str(data / "db"), "-U", "postgres", "--auth=trust")
-    port = 54329
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={data}"
-    run(str(binaries / "pg_ctl"), "-D", str(data / "db"), "-o", options, "-l", str(data / "log"), "-w", "start")
-    try:
-        # SQLAlchemy 2.1 takes a plain postgresql:// for psycopg 3, which dagster-postgres does not bring.
-        yield f"postgresql+psycopg2://postgres@127.0.0.1:{port}/postgres"
-    finally:
-        run(str(binaries / "pg_ctl"), "-D", str(data / "db"), "-m", "fast", "stop")
 
 
 def bare_definitions(shape: dict[str, dg.AssetMaterialization], partitions: str, per_run: int) -> dg.Definitions:
@@ -147,22 +116,22 @@ def shapes(instance: dg.DagsterInstance, blueprint: Blueprint) -> dict[str, dg.A
     return found
 
 
-def measure(files: int, per_run: int, folder: Path, postgres: Path | None) -> None:
+def measure(files: int, per_run: int, folder: Path, *, postgres: bool, profiler: cProfile.Profile | None) -> None:
     write_sounds(folder / "media", files)
     with (
-        instance_in(folder / "dagster", postgres) as instance,
+        stores_in(folder, postgres=postgres) as stores,
+        stores.instance() as instance,
         emulator(folder) as url,
     ):
-        blueprint = blueprint_for(folder, url, per_run, files)
-        definitions = build_definitions(blueprint)
-        driver = Driver(definitions, instance, blueprint.names)
+        blueprint = blueprint_for(folder, stores, url, per_run, files)
+        daemon = InProcessDaemon(build_definitions(blueprint), instance, blueprint.names)
         discovery = Spent()
         with discovery.measured():
-            driver.discover()
-        order = list(Ledger(instance, blueprint.names).partitions())
-        ranges = contiguous_ranges(order, order, per_run)
+            daemon.discover()
+        order = list(instance.get_dynamic_partitions(blueprint.names.partitions))
+        ranges = contiguous_ranges(dict.fromkeys(order, per_run), order)
         ours, bare = Spent(), Spent()
-        run_both(driver, blueprint, ranges[0], ours)
+        run_both(daemon, blueprint, ranges[0], ours)
         bare_repository = bare_definitions(
             shapes(instance, blueprint), blueprint.names.partitions, per_run
         ).get_repository_def()
@@ -180,20 +149,36 @@ def measure(files: int, per_run: int, folder: Path, postgres: Path | None) -> No
             # Who goes first alternates, since the first to touch a page of the database pays for it.
             if number % 2:
                 run_bare(some)
-                run_both(driver, blueprint, some, ours)
-            else:
-                run_both(driver, blueprint, some, ours)
+            run_both(daemon, blueprint, some, ours, profiler)
+            if not number % 2:
                 run_bare(some)
-        states = list(Ledger(instance, blueprint.names).states().values())
-        assert states.count(MediaState.EMBEDDED) == files, states
+        require_embedded(blueprint, files)
     report(files, per_run, discovery, ours, bare)
 
 
-def run_both(driver: Driver, blueprint: Blueprint, some: KeyRange, spent: Spent) -> None:
+def run_both(
+    daemon: InProcessDaemon,
+    blueprint: Blueprint,
+    some: KeyRange,
+    spent: Spent,
+    profiler: cProfile.Profile | None = None,
+) -> None:
+    if profiler is not None:
+        profiler.enable()
     with spent.measured():
         for job in (blueprint.names.submit_job, blueprint.names.collect_job):
-            result = driver.run(job, some.tags)
+            result = daemon.run(job, some.tags)
             assert result.success, job
+    if profiler is not None:
+        profiler.disable()
+
+
+def require_embedded(blueprint: Blueprint, files: int) -> None:
+    with blueprint.pipeline(connect=False) as pipeline:
+        states = Counter(pipeline.ledger.states(pipeline.target).values())
+        waiting = pipeline.ledger.outbox.count(pipeline.name)
+    assert states == {"embedded": files}, states
+    assert waiting == 0, waiting
 
 
 def report(files: int, per_run: int, discovery: Spent, ours: Spent, bare: Spent) -> None:
@@ -215,13 +200,14 @@ def report(files: int, per_run: int, discovery: Spent, ours: Spent, bare: Spent)
     )
 
 
-def blueprint_for(folder: Path, url: str, per_run: int, files: int) -> Blueprint:
+def blueprint_for(folder: Path, stores: Stores, url: str, per_run: int, files: int) -> Blueprint:
     return Blueprint(
         client=EmbedClientResource(base_url=url),
         library=MediaLibraryResource(
             location=str(folder / "media"), settle_sec=0, cache=str(folder / "fingerprints.sqlite")
         ),
         store=EmbeddingStoreResource(root=str(folder / "embeddings")),
+        ledger=stores.ledger,
         policy=PipelinePolicy(partitions_per_run=per_run, new_files_per_tick=files, tick_budget_sec=600),
     )
 
@@ -235,28 +221,26 @@ def emulator(folder: Path) -> Iterator[str]:
 
 
 def measure_one_by_one(files: int, folder: Path) -> None:
-    """One run for each partition and asset, each in a process of its own, as it would be without ranges."""
+    """Use one run for each partition and asset, each in a process of its own, as it would be without ranges."""
     write_sounds(folder / "media", files)
-    with instance_in(folder / "dagster", None) as instance, emulator(folder) as url:
-        blueprint = blueprint_for(folder, url, 100, files)
-        Driver(build_definitions(blueprint), instance, blueprint.names).discover()
+    with stores_in(folder, postgres=False) as stores, stores.instance() as instance, emulator(folder) as url:
+        blueprint = blueprint_for(folder, stores, url, 100, files)
+        InProcessDaemon(build_definitions(blueprint), instance, blueprint.names).discover()
         environment = {
             **os.environ,
-            "DAGSTER_HOME": str(folder / "dagster"),
             "EMBED_BASE_URL": url,
             "EMBED_MEDIA": str(folder / "media"),
             "EMBED_OUTPUT": str(folder / "embeddings"),
         }
         begin = time.perf_counter()
-        for key in Ledger(instance, blueprint.names).partitions():
+        for key in instance.get_dynamic_partitions(blueprint.names.partitions):
             for asset in ("embedding_tasks", "segment_embeddings"):
                 command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "embed_pipeline.definitions"]
                 subprocess.run(
                     [*command, "--select", asset, "--partition", key], env=environment, check=True, capture_output=True
                 )
         wall = time.perf_counter() - begin
-        states = list(Ledger(instance, blueprint.names).states().values())
-        assert states.count(MediaState.EMBEDDED) == files
+        require_embedded(blueprint, files)
     print(f"\none run for each partition and asset: {wall / files:.1f} s a file ({files} files)")
 
 
@@ -265,13 +249,17 @@ def main() -> None:
     parser.add_argument("--files", type=int, action="append", help="media files; may be repeated (300)")
     parser.add_argument("--per-run", type=int, default=100, help="media files in a run (100)")
     parser.add_argument("--one-by-one", type=int, default=0, help="files to run one by one for comparison (none)")
-    parser.add_argument("--postgres", type=Path, help="the folder of PostgreSQL's server programs; SQLite without it")
+    parser.add_argument("--postgres", action="store_true", help="PostgreSQL instead of SQLite")
+    parser.add_argument("--profile", type=Path, help="where to write the profile of the pipeline's runs")
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
+    profiler = cProfile.Profile() if arguments.profile else None
     for files in arguments.files or [300]:
         with tempfile.TemporaryDirectory() as folder:
-            measure(files, arguments.per_run, Path(folder) / "work", arguments.postgres)
+            measure(files, arguments.per_run, Path(folder) / "work", postgres=arguments.postgres, profiler=profiler)
+    if profiler is not None:
+        profiler.dump_stats(arguments.profile)
     if arguments.one_by_one:
         with tempfile.TemporaryDirectory() as folder:
             measure_one_by_one(arguments.one_by_one, Path(folder) / "work")

@@ -77,8 +77,11 @@ class PostgresServer:
 
 
 @contextlib.contextmanager
-def postgres_server() -> Iterator[PostgresServer]:
+def postgres_server(*, durable: bool = False) -> Iterator[PostgresServer]:
     """Start a server, and stop it at the end.
+
+    Args:
+        durable: Whether each commit waits for the disk, as in earnest; tests need not.
 
     Raises:
         ServerUnavailableError: PostgreSQL or psycopg is not installed, or the server does not start.
@@ -95,7 +98,7 @@ def postgres_server() -> Iterator[PostgresServer]:
         if user is not None:
             os.chown(folder, user.pw_uid, user.pw_gid)
         _make_data(programs, folder, user)
-        server = _start(programs, folder, user)
+        server = _start(programs, folder, user, durable=durable)
         try:
             yield server
         finally:
@@ -148,22 +151,21 @@ def _make_data(programs: Path, folder: Path, user: pwd.struct_passwd | None) -> 
         raise ServerUnavailableError(f"initdb failed: {made.stderr.strip()}")
 
 
-def _start(programs: Path, folder: Path, user: pwd.struct_passwd | None) -> PostgresServer:
+def _start(programs: Path, folder: Path, user: pwd.struct_passwd | None, *, durable: bool) -> PostgresServer:
     log = folder / "log"
     for _ in range(_STARTS):
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-        # Nothing needs to survive a power cut here.
-        options = {
+        options: dict[str, object] = {
             "listen_addresses": "127.0.0.1",
             "port": port,
             "unix_socket_directories": "",
-            "fsync": "off",
-            "synchronous_commit": "off",
-            "full_page_writes": "off",
             "max_connections": 60,
             "deadlock_timeout": "100ms",
         }
+        if not durable:
+            # Nothing needs to survive a power cut.
+            options |= dict.fromkeys(("fsync", "synchronous_commit", "full_page_writes"), "off")
         command = [programs / "postgres", "-D", folder / "data"]
         command += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         with log.open("ab") as output:
