@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import dagster as dg
 import pytest
-from embed_pipeline.orchestration.due import due_for_submission
-from embed_pipeline.orchestration.outdated import ToldTask, Watermark, advance
-from embed_pipeline.orchestration.pipeline import build_definitions
-from embed_pipeline.orchestration.settings import EmbeddingSettings, Segmentation
-from embed_pipeline.orchestration.versions import Outcome, OutcomeState
-from hypothesis import given
-from hypothesis import strategies as st
 
+from embed_pipeline import EmbeddingSettings, Segmentation
 from embed_pipeline.emulator import Emulator
-from embed_pipeline.orchestration import submission_requests
+from embed_pipeline.orchestration.definitions import build_definitions
 from embed_pipeline.orchestration.resources import EmbeddingStoreResource
-from embed_pipeline.orchestration.runs import RunsOfAsset
 from embed_pipeline_tests.world import World, range_tags
 
 OTHER_SOUND = EmbeddingSettings(audio_segmentation=Segmentation(strategy="fixed", seconds=3))
@@ -185,113 +177,41 @@ def test_the_schedule_is_where_the_policy_says(world: World) -> None:
     assert (schedule.cron_schedule, schedule.execution_timezone) == ("30 4 * * 1", "Europe/Berlin")
 
 
-def test_a_passing_failure_is_due_only_after_its_backoff() -> None:
-    def due(waiting: set[str]) -> list[str]:
-        return due_for_submission(
-            ["a"],
-            {"a": "content"},
-            {"a": 1},
-            {"a": 2},
-            {"a": "task"},
-            {"a": Outcome(OutcomeState.PASSING, 1, "task")},
-            max_attempts=3,
-            waiting=waiting,
-        )
-
-    assert due({"a"}) == []
-    assert due(set()) == ["a"]
-
-
 def test_a_passing_failure_launches_no_run_before_its_backoff(world: World) -> None:
     world = world.varied(retry_backoff_sec=3600.0)
     world.add("one.wav")
-    world.discover()
-    task = world.ledger.latest_tasks(["one.wav"])["one.wav"]
-    from embed_pipeline.orchestration.observations import outcome_observation
-
-    world.instance.report_runless_asset_event(
-        outcome_observation(
-            world.blueprint.names, "one.wav", Outcome(OutcomeState.PASSING, 1, task.version), "the platform is busy"
-        )
-    )
+    world.faults({"kind": "fail", "message": "unstable", "count": 1})
+    world.settle()
+    world.faults()
 
     assert not world.discover().runs
-    assert world.varied(retry_backoff_sec=0.0).discover().runs
-
-
-NOW = "now"
-
-
-@given(
-    told=st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from([NOW, "before"])), max_size=40),
-    page=st.integers(1, 7),
-)
-def test_every_outdated_task_is_found_whatever_the_order_and_the_pages(told: list[tuple[str, str]], page: int) -> None:
-    events = [ToldTask(key, number, version) for number, (key, version) in enumerate(told, start=1)]
-    latest = {event.key: event.storage_id for event in events}
-    watermark, resubmitted = Watermark(NOW), 0
-    while True:
-        following = [event for event in events if event.storage_id > watermark.verified][:page]
-        outdated, moved = advance(watermark, following, latest)
-        assert moved.verified >= watermark.verified
-        if not outdated and moved.verified == max(latest.values(), default=0):
-            break
-        watermark = moved
-        for key in outdated:
-            assert events[latest[key] - 1].code_version != NOW, "only what is outdated is submitted again"
-            resubmitted += 1
-            latest[key] = len(events) + 1
-            events.append(ToldTask(key, len(events) + 1, NOW))
-    final = {key: events[at - 1].code_version for key, at in latest.items()}
-    assert set(final.values()) <= {NOW}, "nothing is forgotten"
-    assert resubmitted <= len({key for key, version in told if version != NOW}), "nothing is submitted twice"
-
-
-def test_a_wiped_or_foreign_cursor_starts_from_the_beginning() -> None:
-    mark = Watermark(NOW, 17)
-
-    assert Watermark.parse(str(mark), NOW) == mark
-    assert Watermark.parse(str(mark), "other") == Watermark("other", 0)
-    for broken in (None, "", "{}", "[]", "17", '{"code_version": "now"}', "no json"):
-        assert Watermark.parse(broken, NOW) == Watermark(NOW, 0)
-
-
-def test_what_is_excused_does_not_hold_the_watermark_back() -> None:
-    events = [ToldTask("refused", 1, "before"), ToldTask("fine", 2, NOW)]
-
-    outdated, watermark = advance(Watermark(NOW), events, {"refused": 1, "fine": 2}, excused={"refused"})
-
-    assert outdated == []
-    assert watermark.verified == 2
+    world.let_pass(3700)
+    assert len(world.discover().runs) == 1
 
 
 def test_minutes_spent_longer_than_a_day_ago_do_not_count(world: World) -> None:
-    from embed_pipeline.orchestration.day_budget import read_day_budget
+    world = world.varied(max_minutes_per_day=1.5 * MINUTES)
+    world.add("a.wav", "b.wav")
+    assert sorted(world.settle().values()) == ["embedded", "unsubmitted"]
 
+    world.let_pass(86400 + 5)
+
+    assert set(world.settle().values()) == {"embedded"}
+
+
+def discovery_requests(world: World) -> list[dg.RunRequest]:
+    definitions = build_definitions(world.blueprint)
+    sensor = definitions.get_repository_def().get_sensor_def("media_discovery_sensor")
+    with dg.build_sensor_context(
+        instance=world.instance, definitions=definitions, resources=dict(definitions.resources or {})
+    ) as context:
+        return list(sensor.evaluate_tick(context).run_requests or [])
+
+
+def test_what_was_asked_for_is_not_asked_for_by_the_next_tick_and_is_after_a_while(world: World) -> None:
     world.add("one.wav")
-    world.settle()
-    limited = world.varied(max_minutes_per_day=1.0)
 
-    today = read_day_budget(world.ledger, limited.blueprint.policy, datetime.now(UTC))
-    tomorrow = read_day_budget(world.ledger, limited.blueprint.policy, datetime.now(UTC) + timedelta(days=1, seconds=5))
-
-    assert round(today.spent, 3) == round(MINUTES, 3)
-    assert tomorrow.left == 1.0
-
-
-def test_what_a_run_submits_while_discovery_looks_is_not_asked_for_again(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    world.add("one.wav")
-    world.varied(submit_automatically=False).discover()
-    look = submission_requests.runs_of_asset
-
-    def look_as_a_run_ends(*args: Any, **options: Any) -> RunsOfAsset:
-        found = look(*args, **options)
-        assert world.submit("one.wav").success
-        return found
-
-    monkeypatch.setattr(submission_requests, "runs_of_asset", look_as_a_run_ends)
-
-    assert not world.discover().runs
-    assert world.created() == {"one.wav": 1}
+    assert len(discovery_requests(world)) == 1
+    assert discovery_requests(world) == []
+    world.let_pass(3600)
+    assert len(discovery_requests(world)) == 1, "a run that was lost before it began is asked for again"
