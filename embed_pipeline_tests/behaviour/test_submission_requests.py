@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from uuid import uuid4
 
 import dagster as dg
-import pytest
 
 from embed_pipeline import EmbeddingSettings, Segmentation
 from embed_pipeline.emulator import Emulator
 from embed_pipeline.orchestration.definitions import build_definitions
 from embed_pipeline.orchestration.resources import EmbeddingStoreResource
-from embed_pipeline_tests.world import World, range_tags
+from embed_pipeline_tests.world import World
 
 OTHER_SOUND = EmbeddingSettings(audio_segmentation=Segmentation(strategy="fixed", seconds=3))
 MINUTES = 5 / 60  # of one test file
@@ -81,42 +79,12 @@ def test_the_days_minutes_hold_without_launching_runs_that_hold_everything(world
     assert sorted(held.states().values()) == ["embedded", "embedded", "unsubmitted", "unsubmitted"]
     assert not any(tick.runs for tick in ticks)
     message = ticks[-1].message or ""
-    assert "0.2 of max_minutes_per_day" in message
-    assert "2 wait for their turn" in message
+    assert "2 deferred, c.wav first: max_minutes_per_day is reached: 0.0 min are left" in message
     submitting = world.instance.get_runs(dg.RunsFilter(job_name=world.blueprint.names.submit_job))
     assert len(submitting) == 1
     assert world.instance.get_runs_count() > runs_before
+    held.let_pass(600)
     assert set(held.varied(max_minutes_per_day=None).settle().values()) == {"embedded"}, "it resumes"
-
-
-@pytest.mark.parametrize("job", ["submit_new_media", "retry_failed_embeddings", "force_new_task"])
-def test_discovery_waits_for_a_run_that_chooses_its_files_itself_and_says_so(world: World, job: str) -> None:
-    world.add("a.wav", "b.wav")
-    choosing = dg.DagsterRun(job_name=job, run_id=str(uuid4()), status=dg.DagsterRunStatus.STARTED)
-    world.instance.add_run(choosing)
-
-    world.discover()
-    tick = world.discover()
-
-    assert not tick.runs
-    assert f"2 due for submission, {job} is under way and goes first, 2 wait for their turn" in (tick.message or "")
-    world.instance.report_run_failed(choosing)
-    assert len(world.discover().runs) == 1
-
-
-def test_discovery_tells_how_many_files_are_due_and_how_many_of_them_runs_are_at_work_on(world: World) -> None:
-    world = world.varied(partitions_per_run=1, runs_per_tick=1)
-    world.add("a.wav", "b.wav")
-    world.varied(submit_automatically=False).discover()
-    at_work = dg.DagsterRun(
-        job_name="submit_embedding_tasks",
-        run_id=str(uuid4()),
-        status=dg.DagsterRunStatus.STARTED,
-        tags=range_tags("a.wav", "b.wav"),
-    )
-    world.instance.add_run(at_work)
-
-    assert "2 due for submission, 2 of them in runs under way" in (world.discover().message or "")
 
 
 def test_a_file_that_fits_into_no_day_is_named_and_holds_up_no_other(world: World) -> None:
