@@ -91,7 +91,7 @@ def test_a_process_that_is_killed_with_all_it_did_strands_no_file(world: World, 
     assert world.created() == {"a.wav": 1, "b.wav": 1}
     assert not world.instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
     (dead,) = world.instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]))
-    assert any("process gone" in entry.user_message for entry in world.instance.all_logs(dead.run_id))
+    assert any("process gone" in str(entry.dagster_event) for entry in world.instance.all_logs(dead.run_id))
 
 
 def test_two_processes_that_submit_the_same_files_at_once_pay_once(world: World) -> None:
