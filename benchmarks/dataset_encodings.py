@@ -1,4 +1,4 @@
-"""Which encoding? Size, write and read speed of embedding files by codec, byte-stream-split and row group.
+"""Size, write and read speed of embedding files by codec, byte-stream-split and row group.
 
 Run: python benchmarks/dataset_encodings.py [--rows 40000] [--dimension 512]
 Each line is the best of three, on unit vectors of float32; MB are of raw vectors.

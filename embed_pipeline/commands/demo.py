@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _LONGEST_SEC = 3600.0
 _LOOK_AGAIN_SEC = 0.5
 # One tick may meet a platform that is just restarting.
+# What a run deferred for this long at the most is waited for.
+_SOON_SEC = 60.0
 _SILENCE = 3
 
 
@@ -188,10 +190,14 @@ def _drive(blueprint: Blueprint, instance: dg.DagsterInstance, console: Console)
 
 
 def _others_are_at_work(blueprint: Blueprint, instance: dg.DagsterInstance, pipeline: PipelineContext) -> bool:
-    """Return whether another process works on this pipeline, or died and its claims are still to be recovered."""
+    """Return whether another process works on this pipeline, or died and what it left is taken up soon."""
     import dagster as dg
 
-    if pipeline.ledger.tasks.claims(pipeline.name):
+    ledger = pipeline.ledger
+    soon = ledger.now() + _SOON_SEC
+    if ledger.tasks.claims(pipeline.name) or any(
+        row.deferred_until is not None and row.deferred_until < soon for row in ledger.all_rows(pipeline.target)
+    ):
         return True
     running = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
     return any(run.job_name in blueprint.names.jobs for run in instance.get_runs(dg.RunsFilter(statuses=running)))

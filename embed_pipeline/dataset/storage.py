@@ -333,7 +333,7 @@ class Storage:
             ) from None
 
     def _redacted(self, error: object) -> str:
-        return redact(str(error), *_secrets(self.options))
+        return redact(str(error), *secret_values(self.options))
 
 
 def refuse_credentials(url: str, name: str) -> None:
@@ -376,13 +376,14 @@ def prefetch(
                 future.cancel()
 
 
-def _secrets(options: Mapping[str, Any]) -> list[str]:
+def secret_values(options: Mapping[str, Any]) -> list[str]:
+    """Return the values of a store's options that must not be shown, such as keys and tokens, nested ones too."""
     found: list[str] = []
     for name, value in options.items():
         if isinstance(value, str) and _SECRET_OPTION.search(name):
             found.append(value)
         elif isinstance(value, dict):
-            found += _secrets(value)
+            found += secret_values(value)
     return found
 
 

@@ -67,7 +67,7 @@ def column_schema(dimension: int) -> dg.TableSchema:
                 column.name,
                 type=_TYPES.get(column.kind, vector),
                 description=column.description,
-                constraints=dg.TableColumnConstraints(nullable=column.nullable, unique=column.name == "segment_id"),
+                constraints=dg.TableColumnConstraints(nullable=column.nullable),
             )
             for column in COLUMNS
         ]

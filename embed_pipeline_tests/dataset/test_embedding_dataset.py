@@ -28,7 +28,7 @@ def test_a_renamed_pipeline_has_it_once_the_note_is_deleted(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("written", [b"", b"{", b"[]", b'{"pipeline": 3}', b'{"name": "etl"}', b"\xff"])
-def test_a_file_of_that_name_that_tells_no_pipeline_is_not_replaced(tmp_path: Path, written: bytes) -> None:
+def test_a_file_of_that_name_that_names_no_pipeline_is_not_replaced(tmp_path: Path, written: bytes) -> None:
     (tmp_path / "pipeline.json").write_bytes(written)
 
     with pytest.raises(DatasetError, match=r"pipeline\.json does not name the pipeline .* delete that file"):

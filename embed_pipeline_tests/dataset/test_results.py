@@ -168,7 +168,7 @@ def footer_of_nonsense(path):
     ],
 )
 @pytest.mark.parametrize("key", [0, 2])
-def test_a_damaged_file_is_told_from_a_result(tmp_path, damage, error, key):
+def test_a_damaged_file_is_listed_as_one_beside_the_results(tmp_path, damage, error, key):
     dataset = EmbeddingDataset(str(tmp_path))
     write_all(dataset)
     file = file_of(dataset, KEYS[key])

@@ -49,7 +49,7 @@ def test_storage_options_are_never_shown():
         assert SECRET not in repr(value)
 
 
-def test_what_a_store_says_is_shown_without_its_secrets(tmp_path, monkeypatch):
+def test_the_errors_of_a_store_are_shown_without_secrets(tmp_path, monkeypatch):
     storage = Storage(f"memory://{tmp_path.name}", {"client_kwargs": {"aws_secret_access_key": SECRET}})
 
     def refuse(*_, **__):

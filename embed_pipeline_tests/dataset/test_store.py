@@ -125,7 +125,7 @@ def test_the_keys_that_are_present_are_listed_even_those_too_long_for_a_name(dat
     assert sorted(dataset.media(DIGEST)) == sorted(keys)
 
 
-def test_the_file_has_the_schema_of_the_contract_and_tells_what_it_holds(tmp_path):
+def test_the_file_has_the_schema_and_the_metadata_of_its_result(tmp_path):
     segments = make_segments()
     segments = dataclasses.replace(segments, embedding_uncertainty=np.abs(segments.embedding))
     written = EmbeddingDataset(str(tmp_path)).write(segments)

@@ -8,12 +8,12 @@ between a Lance table and a snapshot follows from the two alone, and a publish t
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from embed_pipeline.dataset.reading import SegmentFilter, SnapshotRetiredError, opened, stream_snapshot
 from embed_pipeline.dataset.schema import COLUMNS, KEY_COLUMNS, METADATA_PREFIX, segment_schema
-from embed_pipeline.dataset.storage import refuse_credentials
+from embed_pipeline.dataset.storage import refuse_credentials, secret_values
 from embed_pipeline.dataset.table import snapshot as snapshots
 from embed_pipeline.errors import ConfigurationError, DatasetError
 from embed_pipeline.redaction import redact
@@ -89,26 +89,36 @@ def publish_lance(
     """
     refuse_credentials(uri, "Lance database")
     store = opened(dataset)
-    database = _connect(uri, storage_options)
+    target = _connect(uri, storage_options or {})
     for attempt in range(_ATTEMPTS):
         current = snapshots.read_current(store.storage)
         if current is None:
             raise DatasetError(f"The dataset {store.root} has no snapshot to publish: build embeddings_table first.")
         try:
-            names = sorted({*current.spaces, *_published_spaces(database, uri)})
-            return [_publish_space(store, current, database, uri, space, optimize=optimize) for space in names]
+            names = sorted({*current.spaces, *_published_spaces(target)})
+            return [_publish_space(store, current, target, space, optimize=optimize) for space in names]
         except SnapshotRetiredError:
             if attempt == _ATTEMPTS - 1:
                 raise
     raise AssertionError
 
 
+@dataclass(frozen=True)
+class _Target:
+    uri: str
+    database: Any
+    secrets: tuple[str, ...] = field(repr=False)
+
+    def failing(self) -> contextlib.AbstractContextManager[None]:
+        return _failing(self.uri, self.secrets)
+
+
 def _publish_space(
-    store: SegmentStore, current: Snapshot, database: Any, uri: str, space: str, *, optimize: bool
+    store: SegmentStore, current: Snapshot, target: _Target, space: str, *, optimize: bool
 ) -> PublishedTable:
     wanted = _wanted_versions(store, current, space)
-    with _failing(uri):
-        table = _open(database, uri, space)
+    with target.failing():
+        table = _open(target, space)
         held = _held_versions(table)
     removed = sorted(key for key in held if key not in wanted)
     added = {key: version for key, version in wanted.items() if key not in held}
@@ -116,9 +126,9 @@ def _publish_space(
     if changed := {media for media, _ in [*added, *replaced]}:
         filters = SegmentFilter(space=space, media=changed)
         for rows in _whole_results(stream_snapshot(store, current, filters, _COLUMNS, mix_spaces=False)):
-            with _failing(uri):
+            with target.failing():
                 _write(table, _rows_of(rows, added), _rows_of(rows, replaced))
-    with _failing(uri):
+    with target.failing():
         for start in range(0, len(removed), _DELETES_AT_ONCE):
             table.delete(_condition(removed[start : start + _DELETES_AT_ONCE]))
         if optimize and (added or replaced or removed):
@@ -206,36 +216,38 @@ def _whole_results(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(waiting)
 
 
-def _connect(uri: str, storage_options: Mapping[str, str] | None) -> Any:
+def _connect(uri: str, storage_options: Mapping[str, str]) -> _Target:
     try:
         import lancedb
     except ImportError:
         raise ConfigurationError(
             'Publishing to Lance needs LanceDB, which is not installed: `pip install "embed-pipeline[lance]"`.'
         ) from None
-    with _failing(uri):
-        return lancedb.connect(uri, storage_options=None if storage_options is None else dict(storage_options))
+    secrets = tuple(secret_values(storage_options))
+    with _failing(uri, secrets):
+        return _Target(uri, lancedb.connect(uri, storage_options=dict(storage_options) or None), secrets)
 
 
-def _open(database: Any, uri: str, space: str) -> Any:
+def _open(target: _Target, space: str) -> Any:
     import pyarrow as pa
 
-    if space not in _table_names(database):
+    if space not in _table_names(target.database):
         full = segment_schema(int(space.rpartition("-")[2]))
         fields = [*(full.field(name) for name in _COLUMNS), pa.field(SOURCE_VERSION, pa.string(), nullable=False)]
-        return database.create_table(space, schema=pa.schema(fields, {_SPACE_METADATA: space.encode()}))
-    table = database.open_table(space)
+        return target.database.create_table(space, schema=pa.schema(fields, {_SPACE_METADATA: space.encode()}))
+    table = target.database.open_table(space)
     if not _is_published(table, space):
         raise DatasetError(
-            f"The Lance table {space!r} in {redact(uri)} was not published from a dataset, and is not touched. "
+            f"The Lance table {space!r} in {redact(target.uri)} was not published from a dataset, and is not touched. "
             "Publish to another database, or drop that table."
         )
     return table
 
 
-def _published_spaces(database: Any, uri: str) -> list[str]:
-    with _failing(uri):
-        return [name for name in _table_names(database) if _is_published(database.open_table(name), name)]
+def _published_spaces(target: _Target) -> list[str]:
+    with target.failing():
+        names = _table_names(target.database)
+        return [name for name in names if _is_published(target.database.open_table(name), name)]
 
 
 def _is_published(table: Any, space: str) -> bool:
@@ -253,7 +265,7 @@ def _table_names(database: Any) -> list[str]:
 
 
 @contextlib.contextmanager
-def _failing(uri: str) -> Iterator[None]:
+def _failing(uri: str, secrets: tuple[str, ...]) -> Iterator[None]:
     try:
         yield
     except DatasetError:
@@ -261,5 +273,5 @@ def _failing(uri: str) -> Iterator[None]:
     except (OSError, RuntimeError, ValueError) as error:
         # Lance reports the errors of its stores as one of these, with the address in the text.
         raise DatasetError(
-            f"Cannot publish to Lance in {redact(uri)}: {type(error).__name__}: {redact(str(error))}"
+            f"Cannot publish to Lance in {redact(uri)}: {type(error).__name__}: {redact(str(error), *secrets)}"
         ) from None

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from embed_pipeline.dataset import EmbeddingDataset, MediaOutcome, MediaQuery, nearest, read_embeddings
+from embed_pipeline.dataset import EmbeddingDataset, MediaOutcome, MediaQuery, nearest, publish_lance, read_embeddings
 from embed_pipeline.errors import DatasetError
 from embed_pipeline_tests.dataset.behaviour.crashing import write_generation
 from embed_pipeline_tests.dataset.behaviour.test_torn_writes import check_whole, read_while_killed
@@ -105,6 +105,23 @@ def test_results_are_listed_from_footers_and_checked(dataset):
     for clips in (900, 200):
         dataset.write(make_segments("a.mp4", clips=clips, dimension=64))
         assert dataset.read_footer(listed).num_rows == 2 * clips + 1
+
+
+def test_the_table_is_published_to_a_bucket_without_showing_its_secrets(dataset, server):
+    pytest.importorskip("lancedb", reason="publishing comes with the extra `lance`")
+    secret = "marked-secret"
+    options = {"endpoint": server.url, "allow_http": "true", "aws_access_key_id": "k", "aws_secret_access_key": secret}
+    uri = f"{dataset.root.partition('/data set')[0]}/lance"
+    for seed in (1, 2):
+        dataset.write(make_segments(seed=seed))
+        dataset.compact()
+        [table] = publish_lance(dataset, uri, storage_options=options)
+        assert (table.rows, table.added, table.replaced) == (9, 2 - seed, seed - 1)
+    with pytest.raises(DatasetError, match=r"Cannot publish to Lance in s3://no-bucket/lance: .*") as caught:
+        publish_lance(
+            dataset, "s3://no-bucket/lance", storage_options={**options, "endpoint": f"{server.url}/{secret}"}
+        )
+    assert secret not in str(caught.value)
 
 
 def test_a_result_in_another_space_takes_the_place_of_the_old_one(dataset):

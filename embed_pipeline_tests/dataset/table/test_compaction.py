@@ -42,7 +42,7 @@ def test_the_snapshot_holds_what_the_segments_hold(dataset):
     assert rows_of(dataset, "snapshot") == rows_of(dataset, "segments")
 
 
-def test_a_snapshot_is_sorted_and_its_files_are_what_the_manifest_says(tmp_path):
+def test_a_snapshot_is_sorted_and_its_files_match_the_manifest(tmp_path):
     dataset = EmbeddingDataset(str(tmp_path), encoding=ParquetEncoding(row_group_rows=10))
     fill(dataset)
     snapshot = dataset.compact(target_bytes=2 * file_bytes(dataset))
