@@ -243,16 +243,6 @@ class MediaFiles:
                 sa.update(media).where(media.c.run_id == run_id).values(run_id=None, lease_until=None, interruptions=0)
             )
 
-    def lapsed_runs(self, name: str) -> set[str]:
-        """Return the runs whose lease on media files has lapsed: their process is gone or frozen."""
-        with self._database.read() as (connection, now):
-            found = connection.execute(
-                sa.select(media.c.run_id)
-                .where(media.c.run_id.is_not(None), media.c.pipeline == name, media.c.lease_until <= now)
-                .distinct()
-            )
-            return {str(run_id) for (run_id,) in found}
-
     def defer(
         self, name: str, reasons: Mapping[str, tuple[str, float | None]], *, failed: Collection[str] = ()
     ) -> None:

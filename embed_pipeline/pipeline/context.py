@@ -107,25 +107,61 @@ def working(pipeline: PipelineContext, run_id: str, owner: str) -> Iterator[None
         run_id: The run, which has leases on media files.
         owner: The process, which has claims.
     """
-    ledger, lease_sec, over = pipeline.ledger, pipeline.policy.lease_sec, threading.Event()
+    ledger, lease_sec = pipeline.ledger, pipeline.policy.lease_sec
 
     def renew() -> None:
-        while not over.wait(lease_sec / 3):
-            # The next turn may reach the ledger again; a claim that lapses meanwhile is noticed before it is used.
-            with suppress(EmbedPipelineError):
-                ledger.media.renew_work(run_id=run_id, lease_sec=lease_sec)
-                ledger.tasks.renew(owner, lease_sec=lease_sec)
+        ledger.media.renew_work(run_id=run_id, lease_sec=lease_sec)
+        ledger.tasks.renew(owner, lease_sec=lease_sec)
 
-    thread = threading.Thread(target=renew, name="embed-pipeline-leases", daemon=True)
+    try:
+        with _renewing(renew, lease_sec / 3):
+            yield
+    finally:
+        # Without the ledger they lapse by themselves, and what ended the run is the error to read.
+        with suppress(LedgerError):
+            ledger.media.end_work(run_id=run_id)
+
+
+@contextmanager
+def living(pipeline: PipelineContext, run_id: str) -> Iterator[None]:
+    """Hold a run's own lease while it works, whatever it works on.
+
+    Args:
+        pipeline: The pipeline.
+        run_id: The run as its orchestrator knows it.
+    """
+    lease_sec = pipeline.policy.lease_sec
+
+    def renew() -> None:
+        pipeline.ledger.runs.renew(pipeline.name, run_id, lease_sec=lease_sec)
+
+    renew()
+    try:
+        with _renewing(renew, lease_sec / 3):
+            yield
+    finally:
+        with suppress(LedgerError):
+            pipeline.ledger.runs.end(run_id)
+
+
+@contextmanager
+def _renewing(renew: Callable[[], None], interval_sec: float) -> Iterator[None]:
+    """Renew leases now and then, in a thread."""
+    over = threading.Event()
+
+    def go_on() -> None:
+        while not over.wait(interval_sec):
+            # The next time may reach the ledger again; a claim that lapses meanwhile is noticed before it is used.
+            with suppress(EmbedPipelineError):
+                renew()
+
+    thread = threading.Thread(target=go_on, name="embed-pipeline-leases", daemon=True)
     thread.start()
     try:
         yield
     finally:
         over.set()
         thread.join()
-        # Without the ledger they lapse by themselves, and what ended the run is the error to read.
-        with suppress(LedgerError):
-            ledger.media.end_work(run_id=run_id)
 
 
 class CircuitBreaker:
