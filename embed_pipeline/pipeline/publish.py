@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from embed_pipeline.errors import DatasetError
 from embed_pipeline.ledger import MediaRow, MediaState, TaskState
 from embed_pipeline.pipeline.context import PipelineContext
+from embed_pipeline.pipeline.maintain import check
 from embed_pipeline.pipeline.settings import PipelinePolicy
 
 if TYPE_CHECKING:
@@ -112,7 +114,15 @@ def publish(pipeline: PipelineContext) -> Published:
     written = dataset.write_outcomes(rows())
     before = dataset.snapshot()
     wanted = ledger.segment_sets(pipeline.name, gone=False)
-    snapshot = dataset.compact(keys=wanted, retain=pipeline.policy.snapshots_kept)
+    try:
+        snapshot = dataset.compact(keys=wanted, retain=pipeline.policy.snapshots_kept)
+    except DatasetError:
+        # One file that does not open must not keep all others from the table; the check names it.
+        damaged = check(pipeline).damaged
+        if not damaged:
+            raise
+        sound = {key: digest for key, digest in wanted.items() if key not in damaged}
+        snapshot = dataset.compact(keys=sound, retain=pipeline.policy.snapshots_kept)
     leftovers = dataset.sweep()
     ledger.note(pipeline.name, table_built_at=started)
     unchanged = before is not None and before.snapshot_id == snapshot.snapshot_id

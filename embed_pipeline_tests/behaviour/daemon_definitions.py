@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 from embed_pipeline.orchestration.blueprint import Blueprint
-from embed_pipeline.orchestration.pipeline import build_definitions
-from embed_pipeline.orchestration.policy import PipelinePolicy
+from embed_pipeline.orchestration.definitions import build_definitions
 from embed_pipeline.orchestration.resources import EmbedClientResource, EmbeddingStoreResource, MediaLibraryResource
+from embed_pipeline.pipeline.settings import PipelinePolicy
 
 _ROOT = os.environ["TEST_PIPELINE_ROOT"]
 BLUEPRINT = Blueprint(

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import dagster as dg
 import pytest
 
 from embed_pipeline.dataset import read_embeddings
-from embed_pipeline.orchestration import outcome_rows, table
-from embed_pipeline.orchestration.policy import PipelinePolicy
-from embed_pipeline.orchestration.settings import EmbeddingSettings, Segmentation
-from embed_pipeline.orchestration.table import refresh_due
+from embed_pipeline.pipeline.publish import decide_refresh
+from embed_pipeline.pipeline.settings import EmbeddingSettings, PipelinePolicy, Segmentation
 from embed_pipeline_tests.world import World
 
-_NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 _POLICY = PipelinePolicy(table_interval_sec=900, table_longest_sec=6 * 3600, sensor_interval_sec=30)
 
 
@@ -58,30 +54,17 @@ def test_every_media_file_has_one_row_that_tells_what_became_of_it(world: World)
     assert _media_in_the_table(world) == {"one.wav", "two.wav"}
 
 
-def test_only_what_changed_is_read_from_the_event_log(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    world.add("one.wav", "two.wav", "three.wav")
-    world.step()
-    _refresh(world)
-    read: list[list[str]] = []
-    real = outcome_rows.read_outcomes
-    monkeypatch.setattr(
-        outcome_rows,
-        "read_outcomes",
-        lambda ledger, states, keys: read.append(list(keys)) or real(ledger, states, keys),
-    )
-    world.add("two.wav", first_seed=99)
-    world.step()
-    before = _rows(world)
+def test_a_file_that_is_gone_is_in_the_table_of_outcomes_alone(world: World) -> None:
+    world.add("one.wav", "two.wav")
+    world.settle()
+    (world.media / "two.wav").unlink()
+    world.discover()
 
     _refresh(world)
-    _refresh(world)
 
-    assert read == [["two.wav"], []]
-    after = _rows(world)
-    assert after["two.wav"]["fingerprint"] != before["two.wav"]["fingerprint"]
-    assert {key: row for key, row in after.items() if key != "two.wav"} == {
-        key: row for key, row in before.items() if key != "two.wav"
-    }
+    assert _media_in_the_table(world) == {"one.wav"}
+    assert _rows(world)["two.wav"]["state"] == "gone"
+    assert world.segments("two.wav") is not None, "its segments stay in the dataset"
 
 
 def test_the_table_holds_each_media_file_once_also_after_its_settings_changed(world: World) -> None:
@@ -129,18 +112,18 @@ def test_an_idle_tick_asks_the_platform_nothing_and_for_nothing(world: World) ->
     assert world.requests() == before
 
 
-def test_a_refresh_that_was_never_queued_does_not_stand_in_the_way_for_ever(world: World) -> None:
+def test_a_refresh_that_hangs_does_not_stand_in_the_way_for_ever(world: World) -> None:
     world.add("one.wav")
     world.settle()
-    run_id = str(uuid4())
+    assert world.driver.refresh_table().runs
     world.instance.add_run(
-        dg.DagsterRun(job_name="refresh_embeddings_table", run_id=run_id, status=dg.DagsterRunStatus.NOT_STARTED)
+        dg.DagsterRun(job_name="refresh_embeddings_table", run_id=str(uuid4()), status=dg.DagsterRunStatus.STARTED)
     )
-    assert "under way" in str(world.driver.refresh_table().message)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(table, "RUNS_COUNT_FOR", timedelta(seconds=-1))
-        assert "under way" not in str(world.driver.refresh_table().message)
+    world.add("two.wav")
+    world.settle()
+    soon = world.varied(table_interval_sec=0.0)
+    assert "under way" in str(soon.driver.refresh_table().message)
+    assert soon.varied(table_longest_sec=1e-6).driver.refresh_table().runs
 
 
 def test_the_checks_of_the_tasks_run_with_the_table_and_name_the_failed_file(world: World) -> None:
@@ -155,6 +138,7 @@ def test_the_checks_of_the_tasks_run_with_the_table_and_name_the_failed_file(wor
         "no_result_about_to_expire": True,
         "no_orphaned_task": True,
         "one_vector_space": True,
+        "dataset_matches_ledger": True,
     }
     assert str(evaluations["no_file_failed"].description).startswith("broken.mp4: failed: ")
 
@@ -176,8 +160,8 @@ def test_the_checks_of_the_tasks_run_with_the_table_and_name_the_failed_file(wor
 def test_the_table_is_due_when_results_are_in_and_not_once_for_each_file(
     changed: bool, pending: int, minutes_ago: float | None, due: bool
 ) -> None:
-    asked = None if minutes_ago is None else _NOW - timedelta(minutes=minutes_ago)
-    decision = refresh_due(changed=changed, pending=pending, last_asked=asked, now=_NOW, policy=_POLICY)
+    age_sec = None if minutes_ago is None else minutes_ago * 60
+    decision = decide_refresh(changed=changed, pending=pending, age_sec=age_sec, policy=_POLICY)
     assert decision.due == due
     assert decision.reason
 

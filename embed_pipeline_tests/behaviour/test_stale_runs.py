@@ -18,8 +18,6 @@ import pytest
 from dagster._core.events import DagsterEvent, EngineEventData
 from dagster._core.execution.plan.active import CONCURRENCY_CLAIM_MESSAGE_INTERVAL
 from dagster._core.execution.plan.objects import StepSuccessData
-
-from embed_pipeline.orchestration import dead_runs
 from embed_pipeline.orchestration.dead_runs import DeadRuns, patience
 from embed_pipeline.orchestration.names import PipelineNames
 from embed_pipeline.orchestration.pipeline import build_definitions
@@ -27,6 +25,8 @@ from embed_pipeline.orchestration.policy import PipelinePolicy
 from embed_pipeline.orchestration.processes import Whereabouts, this_process, whereabouts
 from embed_pipeline.orchestration.signs_of_life import process_of, signs_of_life
 from embed_pipeline.orchestration.submission_lock import submission_lock
+
+from embed_pipeline.orchestration import dead_runs
 from embed_pipeline_tests.world import World
 
 _NAMES, _POLICY = PipelineNames(), PipelinePolicy(dead_after_sec=300.0)

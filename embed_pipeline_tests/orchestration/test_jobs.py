@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import dataclasses
 from typing import Any
 
 import dagster as dg
 import pytest
-from embed_pipeline.orchestration.retiring import retire_media
-from embed_pipeline.orchestration.retrying import NothingToRetryError, UnknownMediaError, chosen_for_retry, known_keys
-from embed_pipeline.orchestration.settings import EmbeddingSettings, Segmentation
-from embed_pipeline.orchestration.states import MediaState
-from embed_pipeline.orchestration.submission_lock import SubmissionBusyError
 
-from embed_pipeline.orchestration import submitting
+from embed_pipeline.ledger import MediaState
+from embed_pipeline.pipeline.discover import retire
+from embed_pipeline.pipeline.maintain import NothingToRetryError, UnknownMediaError, chosen_for_retry, known_keys
+from embed_pipeline.pipeline.settings import EmbeddingSettings, Segmentation
 from embed_pipeline_tests.world import World, range_tags
 
 STATES = {
@@ -137,30 +134,13 @@ def test_a_job_tells_a_wrong_name_in_one_sentence_and_not_by_a_stack_trace(world
     assert str(failed.user_failure_data.description).startswith("There is no media file 'on.wav'")
 
 
-def test_a_run_that_waited_in_vain_for_another_says_so_in_one_sentence(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    @contextmanager
-    def busy(*_: object, **__: object) -> Iterator[None]:
-        raise SubmissionBusyError("Run x has been creating embedding tasks for over 3600 s.")
-        yield
-
-    monkeypatch.setattr(submitting, "submission_lock", busy)
-    world.add("one.wav")
-    (run,) = world.discover().runs
-
-    (failed,) = [event.step_failure_data for event in run.all_node_events if event.is_step_failure]
-    assert failed.user_failure_data is not None
-    assert failed.user_failure_data.description == "Run x has been creating embedding tasks for over 3600 s."
-
-
 def test_what_a_renamed_file_still_needs_is_not_retired(world: World) -> None:
     world.add("old.wav")
     world.settle()
     (world.media / "old.wav").rename(world.media / "new.wav")
     manual = world.varied(submit_automatically=False)
     manual.discover()
-    assert world.states() == {"old.wav": "gone", "new.wav": "unsubmitted"}
+    assert world.states() == {"old.wav": "gone", "new.wav": "processing"}, "its segments are still to be copied"
 
     assert run_job(manual, "retire_vanished_media").success
     assert world.segments("old.wav") is not None
@@ -191,10 +171,9 @@ def test_what_is_retired_is_of_the_pipelines_own_settings_past_and_present(world
     world.settle()
     changed = world.varied(settings=other)
     changed.settle()
-    with dg.DagsterInstance.ephemeral() as another_instance:
-        elsewhere = changed.varied(settings=third)
-        elsewhere.instance = another_instance
-        elsewhere.settle()
+    # Another program keeps segments of its own below the same root.
+    foreign = dataclasses.replace(world.segments("goes.wav"), settings_digest=third.digest("audio"))
+    world.blueprint.store.dataset().write(foreign)
     (world.media / "goes.wav").unlink()
     retiring = changed.varied(when_a_file_vanishes="retire")
     retiring.discover()
@@ -205,7 +184,7 @@ def test_what_is_retired_is_of_the_pipelines_own_settings_past_and_present(world
     kept = [
         one for one in (world.blueprint.settings, other, third) if dataset.read_media("goes.wav", one.digest("audio"))
     ]
-    assert kept == [third], "what another instance keeps below the same root is not ours to remove"
+    assert kept == [third], "what another program keeps below the same root is not ours to remove"
 
 
 def test_a_file_that_was_never_submitted_is_forgotten_when_it_vanishes(world: World) -> None:
@@ -218,30 +197,28 @@ def test_a_file_that_was_never_submitted_is_forgotten_when_it_vanishes(world: Wo
 
     job = manual.driver._repository.get_job(manual.blueprint.names.submit_job)
     tags = range_tags("goes.wav", "stays.wav")
-    run = manual.instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
+    run = manual.instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.QUEUED)
+    partitions = manual.blueprint.names.partitions
     manual.discover()
-    assert "goes.wav" in manual.states(), "a run under way may still give it a task"
+    assert "goes.wav" in manual.instance.get_dynamic_partitions(partitions), "a queued run may still target it"
 
     manual.instance.report_run_canceled(run)
     manual.discover()
     assert manual.states() == {"stays.wav": "unsubmitted"}
+    assert list(manual.instance.get_dynamic_partitions(partitions)) == ["stays.wav"]
     assert manual.submit("stays.wav").success, "a backfill of all the files that are left succeeds"
 
 
 def test_retiring_ends_in_time_and_goes_on_where_it_stopped(world: World) -> None:
-    names, dataset = ["a.wav", "b.wav", "c.wav"], world.blueprint.store.dataset()
+    names = ["a.wav", "b.wav", "c.wav"]
     world.add(*names)
     world.settle()
 
-    first = retire_media(
-        world.instance, world.blueprint.names, dataset, names, settings=world.blueprint.settings, budget_sec=0.0
-    )
-    assert first.keys == ("a.wav",)
-    assert sorted(world.ledger.partitions()) == ["b.wav", "c.wav"], "its partition went at once"
-
-    rest = retire_media(
-        world.instance, world.blueprint.names, dataset, world.ledger.partitions(), settings=world.blueprint.settings
-    )
+    with world.pipeline() as pipeline:
+        first = retire(pipeline, names, budget_sec=0.0)
+        assert first.keys == ("a.wav",)
+        assert sorted(pipeline.ledger.keys("")) == ["b.wav", "c.wav"]
+        rest = retire(pipeline, names[1:])
     assert sorted(rest.keys) == ["b.wav", "c.wav"]
     assert all(world.segments(key) is None for key in names)
 

@@ -18,7 +18,7 @@ from embed_pipeline.orchestration.definitions import build_definitions
 from embed_pipeline.orchestration.metadata import segment_table_metadata, self_similarity, settings_in_words, timeline
 from embed_pipeline.pipeline.settings import EmbeddingSettings, Segmentation
 from embed_pipeline.pipeline.validate import clock
-from embed_pipeline_tests.orchestration.segments import made_up
+from embed_pipeline_tests.segments import made_up
 from embed_pipeline_tests.world import World
 
 # Of a Markdown entry, the UI shows fewer characters than this in place, and the rest one click away.

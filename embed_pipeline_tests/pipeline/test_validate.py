@@ -9,7 +9,7 @@ import pytest
 
 from embed_pipeline.pipeline.settings import EmbeddingSettings, Segmentation
 from embed_pipeline.pipeline.validate import unfit, validate
-from embed_pipeline_tests.orchestration.segments import made_up
+from embed_pipeline_tests.segments import made_up
 
 _VISUAL = EmbeddingSettings(video_options=("visual",), video_segmentation=Segmentation(strategy="fixed", seconds=6))
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from embed_pipeline.orchestration.ledger import Ledger
 
 from embed_pipeline.dataset import EmbeddingDataset
-from embed_pipeline.orchestration import results
+from embed_pipeline.orchestration import metadata
 from embed_pipeline_tests.world import World
 
 
@@ -66,7 +65,7 @@ def test_a_picture_that_cannot_be_drawn_costs_no_result(world: World, monkeypatc
     def broken(_segments: object) -> str:
         raise OSError("no font")
 
-    monkeypatch.setattr(results, "self_similarity", broken)
+    monkeypatch.setattr(metadata, "self_similarity", broken)
     world.add("one.wav")
 
     assert world.settle() == {"one.wav": "embedded"}
@@ -77,43 +76,13 @@ def test_a_picture_that_cannot_be_drawn_costs_no_result(world: World, monkeypatc
     assert "could not be drawn" in str(event.asset_materialization.metadata["embed_pipeline/self_similarity"].value)
 
 
-def test_what_is_read_of_many_results_leaves_their_pictures_where_they_are(world: World) -> None:
-    world.add("one.wav", seconds=30.0)
-    world.settle()
-
-    metadata = world.ledger.latest_results(["one.wav"])["one.wav"].metadata
-
-    assert metadata["embed_pipeline/segments"] > 0
-    assert "dagster/uri" in metadata
-    assert not any("![" in str(value) for value in metadata.values())
-
-
-def test_the_names_of_embedded_tasks_are_read_once_for_a_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    world.add("one.wav", "two.wav", "zoo.wav")
-    world.discover()
-    world.finish_computing()
-    world.faults({"kind": "status", "status": 404, "on": "retrieve"})
-    reads, read = [], Ledger.embedded_versions
-
-    def counted(self: Ledger, *keys: Any) -> Any:
-        reads.append(1)
-        return read(self, *keys)
-
-    monkeypatch.setattr(Ledger, "embedded_versions", counted)
-    world.run(world.blueprint.names.collect_job, "one.wav", "zoo.wav")
-
-    assert len(reads) == 1
-    monkeypatch.undo()
-    assert set(world.states().values()) == {"expired"}, "each of them was looked for"
-
-
 def test_whoever_drives_a_run_that_is_interrupted_is_interrupted_too(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("embed_pipeline.orchestration.collection.Collection.run", interrupted)
+    monkeypatch.setattr("embed_pipeline.orchestration.assets.collect", interrupted)
     world.add("one.wav")
     world.discover()
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import pytest
-from embed_pipeline.orchestration.task_statuses import StatusSurvey
 
 from embed_pipeline.emulator.settings import Timing
 from embed_pipeline.errors import EmbedPipelineError
-from embed_pipeline.orchestration import readiness
 from embed_pipeline.orchestration.resources import EmbeddingStoreResource
-from embed_pipeline.orchestration.runs import RunsOfAsset
+from embed_pipeline.pipeline import collect
+from embed_pipeline.pipeline.collect import StatusSurvey
 from embed_pipeline_tests.world import World
 
 
@@ -125,25 +123,6 @@ def test_two_pipelines_over_one_library_do_not_mix(world: World) -> None:
     assert sum(world.created().values()) == 4
 
 
-def test_what_a_run_collects_while_the_sensor_looks_is_not_asked_for_again(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    world.add("one.wav")
-    world.discover()
-    world.finish_computing()
-    look = readiness.runs_of_asset
-
-    def look_as_a_run_ends(*args: Any, **options: Any) -> RunsOfAsset:
-        found = look(*args, **options)
-        assert world.run(world.blueprint.names.collect_job, "one.wav").success
-        return found
-
-    monkeypatch.setattr(readiness, "runs_of_asset", look_as_a_run_ends)
-
-    assert not world.driver.collect_ready().runs
-    assert world.states() == {"one.wav": "embedded"}
-
-
 def test_a_tick_does_not_wait_as_long_as_a_run_would(world: World) -> None:
     world.add("one.wav")
     world.discover()
@@ -163,9 +142,9 @@ def test_what_a_tick_learnt_before_the_platform_failed_is_collected(
     world.add("one.wav", "two.wav")
     world.discover()
     world.finish_computing()
-    first = world.ledger.latest_tasks(["one.wav"])["one.wav"].task_id
+    first = str(world.statuses()["one.wav"].task_id)
     found = StatusSurvey({first: "ready"}, complete=False, problem=EmbedPipelineError("no answer"))
-    monkeypatch.setattr(readiness, "survey", lambda *_, **__: found)
+    monkeypatch.setattr(collect, "survey", lambda *_, **__: found)
 
     (run,) = world.driver.collect_ready().runs
 
