@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
@@ -92,6 +93,39 @@ def platform_of(base_url: str) -> str:
 
     host = urlsplit(base_url).hostname or EMULATOR
     return EMULATOR if host in {"127.0.0.1", "localhost", "::1"} else host
+
+
+class Unreported:
+    """Changes that a run has recorded and is still to report, in the thread that gives them.
+
+    What is reported takes a while each, and in between the run may have something to record.
+
+    Args:
+        report: Reports them.
+    """
+
+    _AT_ONCE = 10
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._rows: deque[OutboxRow] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._rows)
+
+    def add(self, rows: Sequence[OutboxRow]) -> None:
+        """Take changes that were recorded."""
+        self._rows.extend(rows)
+
+    def report_some(self) -> None:
+        """Report the oldest few."""
+        if rows := [self._rows.popleft() for _ in range(min(self._AT_ONCE, len(self._rows)))]:
+            self._report(rows)
+
+    def report_all(self) -> None:
+        """Report all of them."""
+        while self._rows:
+            self.report_some()
 
 
 def report_nothing(_rows: Sequence[OutboxRow]) -> None:
