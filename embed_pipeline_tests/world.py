@@ -140,7 +140,6 @@ class World:
     def settle(self, most: int = 12) -> dict[str, str]:
         """Tick until nothing more is asked for; the state of each media file."""
         for _ in range(most):
-            self.forget_requests()
             discovered, collected = self.step()
             if not discovered.runs and not collected.runs:
                 return self.states()

@@ -192,7 +192,8 @@ def _embed(path: Path, blueprint: Blueprint, aside: Console) -> tuple[str, Any]:
     aside.print(words, markup=False, soft_wrap=True)
     with blueprint.client.client() as client:
         name = upload_name(file.path, fingerprint, digest)
-        source = MediaSource(asset_id=upload(file, library, client, name, look_first=False))
+        asset_id, _ = upload(file, library, client, name, look_first=False)
+        source = MediaSource(asset_id=asset_id)
         task = client.v_2.tasks.create(
             **typed_request(blueprint.settings.request(media_type), source), media_duration_sec=info.duration_sec
         )

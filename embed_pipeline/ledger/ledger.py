@@ -268,6 +268,29 @@ class Ledger:
                 for row in connection.execute(query)
             ]
 
+    def deferred(self, name: str, *, most: int = 3) -> list[tuple[str, int, str]]:
+        """Return why media files are deferred, with how many each reason holds back and the first of them.
+
+        Args:
+            name: The pipeline.
+            most: Reasons to return, those with the most files first.
+        """
+        count = sa.func.count()
+        with self.database.read() as (connection, now):
+            query = (
+                sa.select(media.c.deferred_reason, count, sa.func.min(media.c.key))
+                .where(
+                    media.c.pipeline == name,
+                    media.c.deferred_until > now,
+                    media.c.deferred_reason.is_not(None),
+                    media.c.gone_at.is_(None),
+                )
+                .group_by(media.c.deferred_reason)
+                .order_by(count.desc(), media.c.deferred_reason)
+                .limit(most)
+            )
+            return [(reason, files, first) for reason, files, first in connection.execute(query)]
+
     def pending(self, name: str) -> list[PendingFile]:
         """Return the media files whose task has no segments under their name yet, oldest task first.
 

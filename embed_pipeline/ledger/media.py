@@ -12,7 +12,7 @@ from embed_pipeline.ledger import outbox
 from embed_pipeline.ledger.database import Database
 from embed_pipeline.ledger.outbox import OutboxRow
 from embed_pipeline.ledger.rows import TASK_COLUMNS, media_of, media_query, task_of
-from embed_pipeline.ledger.states import SERVING
+from embed_pipeline.ledger.states import ENDED, SERVING, TaskState
 from embed_pipeline.ledger.tables import media, pipeline, task
 from embed_pipeline.ledger.values import Content, MediaFacts, Target, TaskRow
 
@@ -325,7 +325,8 @@ def attach(
         keys: The media files.
         run_id: The run that reports the changes.
         own: The partition keys that it reports; None for all.
-        again: Also report the files that are attached already, and those whose task gave no result.
+        again: Also report the files that are attached already, and those whose task gave no result. Where an earlier
+            task of the content gave one, as before a forced one that failed, the content goes back to it.
     """
     rows: list[OutboxRow] = []
     for part in chunks(sorted(keys)):
@@ -337,6 +338,9 @@ def attach(
             .with_for_update()
         ).all()
         tasks = _latest_tasks(connection, target, {file.fingerprint for file in files})
+        if again:
+            ended = {content: row for content, row in tasks.items() if row.state in ENDED and row.attempt > 1}
+            tasks |= {content: _go_back(connection, row) for content, row in ended.items()}
         changes: list[outbox.Change] = []
         attached: list[dict[str, Any]] = []
         for file in files:
@@ -375,6 +379,24 @@ def _latest_tasks(
     )
     found = map(task_of, connection.execute(query))
     return {(row.content.fingerprint, row.content.settings_digest): row for row in found if row is not None}
+
+
+def _go_back(connection: sa.Connection, ended: TaskRow) -> TaskRow:
+    """Make the last attempt with a result that is in the dataset the latest one; returns the task that counts."""
+    of_content = (
+        task.c.fingerprint == ended.content.fingerprint,
+        task.c.settings_digest == ended.content.settings_digest,
+        task.c.platform == ended.content.platform,
+    )
+    query = sa.select(*TASK_COLUMNS).where(*of_content, task.c.state == TaskState.COLLECTED)
+    found = connection.execute(query.order_by(task.c.attempt.desc()).limit(1).with_for_update()).one_or_none()
+    earlier = task_of(found) if found is not None else None
+    if earlier is None:
+        return ended
+    # One after the other: a content has one latest task at any time.
+    connection.execute(sa.update(task).where(task.c.id == ended.id).values(is_latest=False))
+    connection.execute(sa.update(task).where(task.c.id == earlier.id).values(is_latest=True))
+    return earlier
 
 
 def names_of(connection: sa.Connection, target: Target, contents: Collection[Content]) -> list[str]:

@@ -84,9 +84,9 @@ class Tasks:
             latest = _latest(connection, now, target, [claim.content for claim in claims], lock=True)
             open_claims = _open_claims(connection, now, claims)
             outcomes: dict[Content, Claimed | ClaimOutcome] = {}
-            # In one order, so that two transactions never wait for each other.
-            for claim in sorted(claims, key=lambda one: one.content):
-                if claim.content in outcomes:
+            granted: dict[Content, tuple[Claim, TaskRow | None]] = {}
+            for claim in claims:
+                if claim.content in outcomes or claim.content in granted:
                     continue
                 before, step = latest.get(claim.content, (None, Step.SUBMIT))
                 if step is not Step.SUBMIT and before is not None and _may_follow(before, step, ask, run_id):
@@ -99,13 +99,13 @@ class Tasks:
                 elif (reached := budget.reached(claim, before)) is not None:
                     outcomes[claim.content] = ClaimOutcome(Step.SUBMIT, before, reached)
                 else:
-                    by_hand = ask != "due"
-                    outcome = self._insert(
-                        connection, now, target, claim, before, run_id, owner, lease_sec, by_hand=by_hand
-                    )
-                    if isinstance(outcome, Claimed):
-                        budget.spend(claim, before)
-                    outcomes[claim.content] = outcome
+                    budget.spend(claim, before)
+                    granted[claim.content] = claim, before
+            # In one order, so that two transactions never wait for each other.
+            for content, (claim, before) in sorted(granted.items()):
+                outcomes[content] = self._insert(
+                    connection, now, target, claim, before, run_id, owner, lease_sec, by_hand=ask != "due"
+                )
             return outcomes
 
     def mark_sent(self, claimed: TaskRow, *, lease_sec: float, doubt_sec: float) -> bool:
@@ -143,6 +143,12 @@ class Tasks:
                 for row in connection.execute(query.where(task.c.task_id.in_(part)).order_by(task.c.id))
             )
             return {str(row.task_id): row for row in found if row is not None}
+
+    def digests(self, name: str) -> set[str]:
+        """Return the settings digests of all tasks that a pipeline ever had."""
+        with self._database.read() as (connection, _):
+            query = sa.select(task.c.settings_digest).where(task.c.pipeline == name).distinct()
+            return {digest for (digest,) in connection.execute(query)}
 
     def ended_otherwise(self, target: Target, fingerprints: Collection[str]) -> dict[str, TaskRow]:
         """Return the latest task without a result that contents have under another configuration, by fingerprint."""
@@ -559,7 +565,7 @@ class Tasks:
             "fingerprint": claim.content.fingerprint,
             "settings_digest": claim.content.settings_digest,
             "platform": claim.content.platform,
-            "attempt": 1 if before is None else before.attempt + 1,
+            "attempt": 1 if before is None else _next_attempt(claim.content),
             "tries": 1 if before is None or by_hand or before.state is TaskState.REFUSED else before.tries + 1,
             "is_latest": True,
             "state": TaskState.CLAIMED,
@@ -753,7 +759,7 @@ def _record_answer(connection: sa.Connection, claimed: TaskRow, values: Mapping[
         if before is not None and before.state in {TaskState.CLAIMED, TaskState.REFUSED}:
             connection.execute(answered.where(task.c.id == before.id))
             return None
-        attempt = 1 if before is None else before.attempt + 1
+        attempt = 1 if before is None else _next_attempt(claimed.content)
         if before is not None:
             connection.execute(sa.update(task).where(task.c.id == before.id).values(is_latest=False))
         new = {**_values(claimed), **values, "attempt": attempt, "is_latest": True}
@@ -857,6 +863,10 @@ def _is(content: Content) -> sa.ColumnElement[bool]:
         task.c.settings_digest == content.settings_digest,
         task.c.platform == content.platform,
     )
+
+
+def _next_attempt(content: Content) -> sa.ScalarSelect[int]:
+    return sa.select(sa.func.max(task.c.attempt) + 1).where(_is(content)).scalar_subquery()
 
 
 def _values(row: TaskRow) -> dict[str, Any]:

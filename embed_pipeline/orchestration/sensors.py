@@ -57,6 +57,10 @@ def build_media_discovery_sensor(
             report_left_behind(blueprint, context.instance, pipeline.ledger, budget_sec=left_sec)
             end_stale_runs(context.instance, names, pipeline.ledger)
             ranges, notes = _submissions(blueprint, context.instance, pipeline, order)
+            notes += [
+                f"{files} deferred, {first} first: {reason.rstrip('.')}"
+                for reason, files, first in pipeline.ledger.deferred(pipeline.name)
+            ]
         summary = ", ".join([str(found), *notes]) + "."
         problems = list(found.problems)[:_PROBLEMS_SHOWN]
         return _answer(context, " ".join([summary, *problems]), ranges)

@@ -294,20 +294,16 @@ def retire(pipeline: PipelineContext, keys: Sequence[str], *, budget_sec: float 
         return Retired()
     pipeline.dataset.claim(pipeline.name)
     deadline = None if budget_sec is None else time.monotonic() + budget_sec
-    digests = pipeline.ledger.segment_sets(pipeline.name, gone=True)
-    current = {pipeline.target.audio_digest, pipeline.target.video_digest}
+    # Only segments of settings that the pipeline has used: another program may keep its own below the same root.
+    used = {pipeline.target.audio_digest, pipeline.target.video_digest} | pipeline.ledger.tasks.digests(pipeline.name)
     done: list[str] = []
     removed = 0
     for key in keys:
         if done and deadline is not None and time.monotonic() > deadline:
             break
-        # Recorded before it is done, so that a file which comes back is never taken for embedded. Only segments of
-        # settings that the pipeline has used are removed: another program may keep its own below the same root.
+        # Recorded before it is done, so that a file which comes back is never taken for embedded.
         pipeline.ledger.media.remove_segments(pipeline.name, [key])
-        removed += sum(
-            pipeline.dataset.delete(key, digest)
-            for digest in sorted({*current, *([digests[key]] if key in digests else [])})
-        )
+        removed += sum(pipeline.dataset.delete(key, digest) for digest in sorted(used))
         pipeline.ledger.media.forget(pipeline.name, [key], retired=True)
         done.append(key)
     return Retired(tuple(done), removed)

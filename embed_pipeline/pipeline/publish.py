@@ -17,8 +17,8 @@ from embed_pipeline.pipeline.settings import PipelinePolicy
 if TYPE_CHECKING:
     from embed_pipeline.dataset import MediaOutcome, Snapshot, WrittenFile
 
-# Changes that were being committed while the table was built may bear an earlier time.
-_COMMIT_SEC = 10.0
+# A change that is being committed while another one is seen may bear an earlier time.
+_COMMIT_SEC = 2.0
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def publish(pipeline: PipelineContext) -> Published:
     dataset, ledger = pipeline.dataset, pipeline.ledger
     dataset.claim(pipeline.name)
     # Read before anything else: what changes while this runs is taken up by the next one.
-    started = ledger.now()
+    started = ledger.now() - _COMMIT_SEC
     billed = ledger.minutes_billed(pipeline.name)
     states: Counter[MediaState] = Counter()
 
@@ -143,7 +143,7 @@ def refresh_due(pipeline: PipelineContext) -> RefreshDecision:
     if changed_at is None:
         return RefreshDecision(False, "There are no media files yet.")
     built_at, asked_at = noted["table_built_at"], noted["table_requested_at"]
-    changed = built_at is None or changed_at > built_at - _COMMIT_SEC
+    changed = built_at is None or changed_at > built_at
     pending = len(ledger.pending(pipeline.name)) if changed else 0
     age_sec = None if asked_at is None else now - asked_at
     return decide_refresh(changed=changed, pending=pending, age_sec=age_sec, policy=policy)

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from embed_pipeline.errors import EmbedPipelineError, MediaError, UnplayableMediaError
 from embed_pipeline.ledger import Claim, Claimed, ClaimOutcome, Content, Limits, MediaRow, Step, TaskRow
-from embed_pipeline.ledger.states import TaskState
+from embed_pipeline.ledger.states import SERVING, TaskState
 from embed_pipeline.ledger.tasks import Ask
 from embed_pipeline.pipeline.context import (
     CircuitBreaker,
@@ -57,6 +57,7 @@ _SHORT_DOUBT_SEC = 20.0
 # A gateway's answer, while what is behind it may go on.
 _GATEWAY_TIMEOUTS = frozenset({504, 524})
 _DEFERRED_SEC = 30.0
+_LIMIT_SEC = 600.0
 _LONGEST_BACKOFF_SEC = 3600.0
 
 
@@ -414,7 +415,10 @@ class _Submission:
         """Record why a claim was not given."""
         task = outcome.task
         if outcome.step is Step.SUBMIT:
-            self._defer(job, over_a_limit(job.minutes, self.pipeline.policy) or str(outcome.limit), None)
+            never = over_a_limit(job.minutes, self.pipeline.policy)
+            # The next run has minutes of its own; a day's come back in time, and somebody may raise a limit.
+            wait_sec = None if never is None and "per_run" in str(outcome.limit) else _LIMIT_SEC
+            self._defer(job, never or str(outcome.limit), wait_sec)
         elif outcome.step is Step.RECOVER or task is None or task.state is TaskState.CLAIMED:
             self._defer(job, "another run is creating its task", self.pipeline.policy.lease_sec)
         elif outcome.step is Step.BACK_OFF:
@@ -658,14 +662,19 @@ class _Submission:
                 continue
             if row is None:
                 report.failed[key] = "it is not in the ledger; let discovery find it first"
-            elif row.task is not None and row.task_id is not None and row.task.task_id == row.task_id:
-                report.attached[key] = row.task_id
+                continue
+            is_attached = row.task is not None and row.task_id is not None and row.task.task_id == row.task_id
+            if is_attached and row.task is not None and row.task.state in SERVING:
+                report.attached[key] = str(row.task_id)
                 report.deferred.pop(key, None)
+            elif key in report.deferred:
+                continue
+            elif is_attached:
+                report.attached[key] = str(row.task_id)
             elif row.step is Step.GIVE_UP:
                 report.failed[key] = (row.task.error if row.task is not None else None) or "it was refused"
-                report.deferred.pop(key, None)
             else:
-                report.deferred.setdefault(key, "another run is at work on it, or it changed meanwhile")
+                report.deferred[key] = "another run is at work on it, or it changed meanwhile"
         waits = {key: (report.deferred[key], self._waits.get(key)) for key in unserved if key in report.deferred}
         failed = [key for key, row in rows.items() if key in report.failed and row.step in {Step.SUBMIT, Step.RECOVER}]
         first_sec = self.pipeline.policy.retry_backoff_sec

@@ -102,6 +102,7 @@ def test_an_idle_tick_asks_the_platform_nothing_and_for_nothing(world: World) ->
     assert "no media files yet" in str(world.driver.refresh_table().message)
     world.add("one.wav")
     world.step()
+    world.let_pass(60)
     assert len(world.driver.refresh_table().runs) == 1
     before = world.requests()
 

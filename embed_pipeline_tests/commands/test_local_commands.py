@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 import socket
 import subprocess
@@ -270,7 +271,10 @@ def test_a_demo_goes_on_where_one_that_was_killed_left_off(tmp_path: Path, media
             media,
         ]
         with dg.DagsterInstance.from_config(str(context.dagster_home())) as instance:
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            patience = {"EMBED_DOUBT_MARGIN": "1"}
+            process = subprocess.Popen(
+                command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, **patience}
+            )
             started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])
             deadline = time.monotonic() + 60
             with Ledger(default_url(str(context.dataset))) as ledger:
@@ -283,7 +287,6 @@ def test_a_demo_goes_on_where_one_that_was_killed_left_off(tmp_path: Path, media
             httpx.put(httpx.URL(address).join("/_emulator/faults"), json={"faults": []}).raise_for_status()
 
             # The requests that were on their way were dropped with their client: nobody made a task of them.
-            patience = {"EMBED_DOUBT_MARGIN": "1"}
             result = run("demo", "--home", tmp_path / "home", "--media", media, **patience)
 
             assert result.exit_code == 0, result.output

@@ -197,7 +197,7 @@ def test_a_file_that_was_never_submitted_is_forgotten_when_it_vanishes(world: Wo
 
     job = manual.driver._repository.get_job(manual.blueprint.names.submit_job)
     tags = range_tags("goes.wav", "stays.wav")
-    run = manual.instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.QUEUED)
+    run = manual.instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.NOT_STARTED)
     partitions = manual.blueprint.names.partitions
     manual.discover()
     assert "goes.wav" in manual.instance.get_dynamic_partitions(partitions), "a queued run may still target it"

@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-
 import pytest
-from embed_pipeline.orchestration.day_budget import DayBudget, fitting
-from embed_pipeline.orchestration.planning import Prospect, SpendingLimit, SpendingPlan, in_hours, make_plan
-from embed_pipeline.orchestration.settings import EmbeddingSettings, Segmentation
-from hypothesis import given
-from hypothesis import strategies as st
 
+from embed_pipeline import EmbeddingSettings, Segmentation
 from embed_pipeline.orchestration.resources import EmbedClientResource
+from embed_pipeline.pipeline.plan import PlannedAction, SpendingLimit, SpendingPlan, in_hours, make_plan
 from embed_pipeline_tests.world import World
 
 
 def plan_of(world: World) -> SpendingPlan:
-    blueprint = world.blueprint
-    return make_plan(
-        ledger=world.ledger,
-        library=blueprint.library.library(),
-        settings=blueprint.settings,
-        policy=blueprint.policy,
-        client=blueprint.client,
-        dataset=blueprint.store.dataset(),
-        now=datetime.now(UTC),
-    )
+    with world.pipeline() as pipeline:
+        return make_plan(pipeline)
 
 
-def prospects(world: World) -> dict[str, str]:
-    return {file.media: file.prospect.value for file in plan_of(world).files}
+def actions(world: World) -> dict[str, str]:
+    return {file.media: file.action.value for file in plan_of(world).files}
 
 
 def test_the_plan_names_what_is_new_changed_unchanged_and_unfit(world: World) -> None:
@@ -45,7 +32,7 @@ def test_the_plan_names_what_is_new_changed_unchanged_and_unfit(world: World) ->
 
     plan = plan_of(world.varied(max_duration_sec=60.0, price_per_minute=0.5))
 
-    assert {file.media: file.prospect.value for file in plan.files} == {
+    assert {file.media: file.action.value for file in plan.files} == {
         "stays.wav": "unchanged",
         "changes.wav": "changed",
         "new.wav": "new",
@@ -77,7 +64,8 @@ def test_planning_asks_the_platform_nothing_and_writes_no_event(world: World) ->
     plan_of(world)
 
     assert world.requests() == 0
-    assert world.ledger.partitions() == []
+    assert world.instance.get_dynamic_partitions(world.blueprint.names.partitions) == []
+    assert world.states() == {}
 
 
 def test_other_settings_are_planned_for_the_files_they_affect(world: World) -> None:
@@ -86,8 +74,8 @@ def test_other_settings_are_planned_for_the_files_they_affect(world: World) -> N
     other_sound = EmbeddingSettings(audio_segmentation=Segmentation(strategy="fixed", seconds=3))
     other_picture = EmbeddingSettings(video_segmentation=Segmentation(strategy="fixed", seconds=3))
 
-    assert prospects(world.varied(settings=other_sound)) == {"one.wav": "other settings"}
-    assert prospects(world.varied(settings=other_picture)) == {"one.wav": "unchanged"}
+    assert actions(world.varied(settings=other_sound)) == {"one.wav": "other settings"}
+    assert actions(world.varied(settings=other_picture)) == {"one.wav": "unchanged"}
 
 
 def test_a_task_on_another_platform_is_told_from_one_that_failed(world: World) -> None:
@@ -95,7 +83,7 @@ def test_a_task_on_another_platform_is_told_from_one_that_failed(world: World) -
     world.settle()
     elsewhere = EmbedClientResource(api_key="key", base_url="https://api.example.com/v1.3")
 
-    assert prospects(world.varied(client=elsewhere)) == {"one.wav": "other platform"}
+    assert actions(world.varied(client=elsewhere)) == {"one.wav": "other platform"}
 
 
 def test_a_file_longer_than_the_platform_takes_is_named(world: World) -> None:
@@ -103,7 +91,7 @@ def test_a_file_longer_than_the_platform_takes_is_named(world: World) -> None:
 
     (file,) = plan_of(world.varied(max_duration_sec=6.0)).files
 
-    assert file.prospect is Prospect.TOO_LONG
+    assert file.action is PlannedAction.TOO_LONG
     assert "too long" in file.reason
 
 
@@ -139,42 +127,6 @@ def test_lengths_of_time_read_as_people_say_them() -> None:
     assert [in_hours(seconds) for seconds in (120, 5400, 4 * 86400)] == ["2 min", "1.5 h", "4.0 days"]
 
 
-NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
-
-
-@given(
-    lengths=st.lists(st.floats(0.1, 240), max_size=30),
-    limit=st.none() | st.floats(1, 600),
-    spent=st.floats(0, 700),
-    per_run=st.none() | st.floats(1, 300),
-)
-def test_what_fits_never_overruns_the_day_and_nothing_is_forgotten(
-    lengths: list[float], limit: float | None, spent: float, per_run: float | None
-) -> None:
-    minutes: dict[str, float | None] = {f"{number:02}": length for number, length in enumerate(lengths)}
-    budget = DayBudget(limit, spent, NOW + timedelta(hours=1))
-
-    chosen = fitting(list(minutes), minutes, budget, per_run)
-
-    total = sum(minutes[key] or 0.0 for key in chosen.keys)
-    if limit is not None:
-        assert total <= max(limit - spent, 0.0) + 1e-6
-    assert not set(chosen.keys) & set(chosen.too_long)
-    assert list(chosen.keys) == sorted(chosen.keys)
-    if limit is None and per_run is None:
-        assert set(chosen.keys) == set(minutes)
-    left_over = set(minutes) - set(chosen.keys) - set(chosen.too_long)
-    room = (budget.left or 0.0) - total
-    assert all((minutes[key] or 0.0) > room for key in left_over), "what would still fit is not left out"
-
-
-def test_a_file_whose_length_is_not_known_yet_waits_for_a_later_tick() -> None:
-    chosen = fitting(["a", "b"], {"a": 1.0}, DayBudget(10.0), None)
-
-    assert chosen.keys == ("a",)
-    assert chosen.too_long == ()
-
-
 def test_a_file_that_no_run_has_room_for_is_named_and_not_counted(world: World) -> None:
     limited = world.varied(submit_automatically=False, max_minutes_per_run=0.1)
     limited.add("a.wav", "b.wav")
@@ -183,7 +135,7 @@ def test_a_file_that_no_run_has_room_for_is_named_and_not_counted(world: World) 
 
     plan = plan_of(limited)
 
-    assert prospects(limited) == {"a.wav": "new", "b.wav": "new", "long.wav": "over a limit"}
+    assert actions(limited) == {"a.wav": "new", "b.wav": "new", "long.wav": "over a limit"}
     assert "longer than max_minutes_per_run (0.1) allows at all" in plan.files[2].reason
     assert plan.headline.startswith("2 tasks would be created for 0.2 media minutes")
     assert "at least 2 runs, at max_minutes_per_run (0.1)" in plan.pace
@@ -196,5 +148,5 @@ def test_what_the_dataset_has_is_planned_for_nothing(world: World) -> None:
     world.instance.wipe_assets([names.embedding_tasks, names.segment_embeddings])
     world.add("b.wav")
 
-    assert prospects(world) == {"a.wav": "unchanged", "b.wav": "new"}
+    assert actions(world) == {"a.wav": "unchanged", "b.wav": "new"}
     assert plan_of(world).minutes == pytest.approx(5 / 60)
