@@ -101,12 +101,8 @@ class Tasks:
                 else:
                     budget.spend(claim, before)
                     granted[claim.content] = claim, before
-            # In one order, so that two transactions never wait for each other.
-            for content, (claim, before) in sorted(granted.items()):
-                outcomes[content] = self._insert(
-                    connection, now, target, claim, before, run_id, owner, lease_sec, by_hand=ask != "due"
-                )
-            return outcomes
+            granted_at = {"run_id": run_id, "owner": owner, "claimed_at": now, "lease_until": now + lease_sec}
+            return outcomes | _grant(connection, target, granted, granted_at, by_hand=ask != "due")
 
     def mark_sent(self, claimed: TaskRow, *, lease_sec: float, doubt_sec: float) -> bool:
         """Renew a claim just before its request is sent.
@@ -548,60 +544,67 @@ class Tasks:
             _set_imported(connection, [file for key, file in files.items() if key not in new_files])
         return sum(row.content in new_tasks or file.key in new_files for row, _, file in results)
 
-    def _insert(
-        self,
-        connection: sa.Connection,
-        now: float,
-        target: Target,
-        claim: Claim,
-        before: TaskRow | None,
-        run_id: str,
-        owner: str,
-        lease_sec: float,
-        *,
-        by_hand: bool,
-    ) -> Claimed | ClaimOutcome:
-        values = {
-            "fingerprint": claim.content.fingerprint,
-            "settings_digest": claim.content.settings_digest,
-            "platform": claim.content.platform,
-            "attempt": 1 if before is None else _next_attempt(claim.content),
-            "tries": 1 if before is None or by_hand or before.state is TaskState.REFUSED else before.tries + 1,
-            "is_latest": True,
-            "state": TaskState.CLAIMED,
-            "pipeline": target.pipeline,
-            "key": claim.key,
-            "run_id": run_id,
-            "owner": owner,
-            "fence": 1,
-            "claimed_at": now,
-            "lease_until": now + lease_sec,
-            "source_url": claim.source_url,
-            "source_filename": claim.source_filename,
-            "media_type": claim.media_type,
-            "settings": to_json(claim.settings),
-            "config_digest": target.config_digest,
-            "minutes": claim.minutes,
-        }
-        if before is not None and before.state is TaskState.CLAIMED:
+
+def _grant(
+    connection: sa.Connection,
+    target: Target,
+    granted: Mapping[Content, tuple[Claim, TaskRow | None]],
+    granted_at: Mapping[str, Any],
+    *,
+    by_hand: bool,
+) -> dict[Content, Claimed | ClaimOutcome]:
+    """Insert claims, or take over those that go on; one that another transaction was first with is not given."""
+    found: list[Any] = []
+    first: list[dict[str, Any]] = []
+    # In one order, so that two transactions never wait for each other.
+    for _, (claim, before) in sorted(granted.items()):
+        values = {**_claim_values(target, claim), **granted_at}
+        if before is None:
+            first.append(values)
+        elif before.state is TaskState.CLAIMED:
             # Its run died before anything was sent, so the same attempt goes on under a new owner.
-            values |= {"attempt": before.attempt, "tries": before.tries, "sent_at": None, "in_doubt_until": None}
-            values |= {"fence": before.fence + 1}
+            values |= {"sent_at": None, "in_doubt_until": None, "fence": before.fence + 1}
+            values |= {"attempt": before.attempt, "tries": before.tries}
             if before.source_filename is not None:
                 # What it may have uploaded bears the earlier name, which tells content and settings as well.
                 is_upload = claim.source_filename is not None
                 values |= {"source_filename": before.source_filename} if is_upload else {"asset_id": None}
-            taken = sa.update(task).where(*_own(before))
-            found = connection.execute(taken.values(values).returning(*TASK_COLUMNS)).one_or_none()
+            taken = sa.update(task).where(*_own(before)).values(values)
+            found += connection.execute(taken.returning(*TASK_COLUMNS))
         else:
-            if before is not None:
-                connection.execute(sa.update(task).where(task.c.id == before.id).values(is_latest=False))
-            found = connection.execute(
-                insert_new(connection, task).values(values).returning(*TASK_COLUMNS)
-            ).one_or_none()
-        row = task_of(found) if found is not None else None
-        # Without a row, another transaction was first.
-        return Claimed(row) if row is not None else ClaimOutcome(Step.WAIT, before)
+            connection.execute(sa.update(task).where(task.c.id == before.id).values(is_latest=False))
+            tries = 1 if by_hand or before.state is TaskState.REFUSED else before.tries + 1
+            values |= {"attempt": _next_attempt(claim.content), "tries": tries}
+            found += connection.execute(insert_new(connection, task).values(values).returning(*TASK_COLUMNS))
+    if first:
+        found += connection.execute(insert_new(connection, task).returning(*TASK_COLUMNS), first)
+    claimed = {row.content: row for row in map(task_of, found) if row is not None}
+    return {
+        content: Claimed(claimed[content]) if content in claimed else ClaimOutcome(Step.WAIT, before)
+        for content, (_, before) in granted.items()
+    }
+
+
+def _claim_values(target: Target, claim: Claim) -> dict[str, Any]:
+    """Return the columns of a first claim on a content, but for whose it is and since when."""
+    return {
+        "fingerprint": claim.content.fingerprint,
+        "settings_digest": claim.content.settings_digest,
+        "platform": claim.content.platform,
+        "attempt": 1,
+        "tries": 1,
+        "is_latest": True,
+        "state": TaskState.CLAIMED,
+        "pipeline": target.pipeline,
+        "key": claim.key,
+        "fence": 1,
+        "source_url": claim.source_url,
+        "source_filename": claim.source_filename,
+        "media_type": claim.media_type,
+        "settings": to_json(claim.settings),
+        "config_digest": target.config_digest,
+        "minutes": claim.minutes,
+    }
 
 
 def _latest(
