@@ -383,6 +383,7 @@ def main() -> int:
     parser.add_argument("--longest", type=float, default=4 * 3600.0, help="seconds after which to give up")
     parser.add_argument("--keep", type=Path, help="an empty folder to work in, which is kept")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that everything which was started is ended
     policy = _POLICY | (_HURRIED if arguments.hurried else {})
     with tempfile.TemporaryDirectory(prefix="crash-test-") as folder, _urls(arguments.postgres) as (ledger, storage):
         root = (arguments.keep or Path(folder)).resolve()

@@ -20,20 +20,24 @@ import sys
 import tempfile
 import time
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import av
-import dagster as dg
-from embed_pipeline.orchestration.driver import Driver
-from embed_pipeline.orchestration.ledger import Ledger
-from embed_pipeline.orchestration.pipeline import build_definitions
-from embed_pipeline.orchestration.policy import PipelinePolicy
-from embed_pipeline.orchestration.states import MediaState
+from stores import stores_in
 
-from embed_pipeline.commands.emulator_process import emulator_process
+from embed_pipeline import (
+    Blueprint,
+    EmbedClientResource,
+    EmbeddingStoreResource,
+    MediaLibraryResource,
+    PipelinePolicy,
+    build_definitions,
+)
+from embed_pipeline.commands.platform import emulator_process
 from embed_pipeline.dataset import EmbeddingDataset
-from embed_pipeline.orchestration.blueprint import Blueprint
-from embed_pipeline.orchestration.resources import EmbedClientResource, EmbeddingStoreResource, MediaLibraryResource
+from embed_pipeline.ledger import MediaState
+from embed_pipeline.orchestration.daemon import InProcessDaemon
 
 _MEDIA_SEC = 600.0
 
@@ -44,9 +48,9 @@ def write_videos(folder: Path, count: int) -> None:
     first = folder / "video-000000.mp4"
     with av.open(str(first), "w") as container:
         stream = container.add_stream("mpeg4", rate=2)
-        stream.width, stream.height = 32, 32
+        stream.width, stream.height = 640, 360
         for number in range(12):
-            frame = av.VideoFrame(32, 32, "yuv420p")
+            frame = av.VideoFrame(640, 360, "yuv420p")
             for plane in frame.planes:
                 plane.update(bytes([20 * number]) * plane.buffer_size)
             container.mux(stream.encode(frame))
@@ -58,10 +62,10 @@ def write_videos(folder: Path, count: int) -> None:
 
 
 def run_pipeline(folder: Path, media: Path, files: int) -> tuple[float, int]:
-    (folder / "dagster").mkdir(parents=True)
-    (folder / "dagster" / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+    """Run discovery, submission and collection until everything is embedded; return the seconds and the segments."""
     with (
-        dg.DagsterInstance.from_config(str(folder / "dagster")) as instance,
+        stores_in(folder, postgres=False) as stores,
+        stores.instance() as instance,
         emulator_process(
             state=folder / "emulator", media_root=media, engine="instant", instant_duration_sec=_MEDIA_SEC
         ) as url,
@@ -73,24 +77,19 @@ def run_pipeline(folder: Path, media: Path, files: int) -> tuple[float, int]:
             policy=PipelinePolicy(submit_automatically=True, new_files_per_tick=files, tick_budget_sec=600),
         )
         begin = time.perf_counter()
-        driver, ledger = Driver(build_definitions(blueprint), instance, blueprint.names), None
+        daemon = InProcessDaemon(build_definitions(blueprint), instance, blueprint.names)
         while True:
-            ticks = driver.discover(), driver.collect_ready()
-            ledger = Ledger(instance, blueprint.names)
-            states = list(ledger.states().values())
-            if not any(tick.runs for tick in ticks) and MediaState.PROCESSING not in states:
+            ticks = daemon.discover(), daemon.collect_ready()
+            with blueprint.pipeline(connect=False) as pipeline:
+                states = Counter(pipeline.ledger.states(pipeline.target).values())
+            if not any(tick.runs for tick in ticks) and not states[MediaState.PROCESSING]:
                 break
         wall = time.perf_counter() - begin
-        assert states.count(MediaState.EMBEDDED) == files, states
-    rows = sum(results.metadata["embed_pipeline/segments"] for results in _results(folder, blueprint))
-    assert any(True for _ in EmbeddingDataset(str(folder / "embeddings")).segment_files())
-    return wall, rows
-
-
-def _results(folder: Path, blueprint: Blueprint) -> list:
-    with dg.DagsterInstance.from_config(str(folder / "dagster")) as instance:
-        ledger = Ledger(instance, blueprint.names)
-        return list(ledger.latest_results(ledger.partitions()).values())
+        assert states == {MediaState.EMBEDDED: files}, states
+        with blueprint.pipeline(connect=False) as pipeline:
+            segments = sum(row.segments or 0 for row in pipeline.ledger.all_rows(pipeline.target))
+    assert len(list(EmbeddingDataset(str(folder / "embeddings")).segment_files())) == files
+    return wall, segments
 
 
 def run_script(folder: Path, media: Path, sdk: Path) -> tuple[float, int, float]:
@@ -123,13 +122,13 @@ def main() -> None:
         print(f"{arguments.files} videos of ten minutes")
         wall, rows = run_pipeline(Path(root) / "pipeline", media, arguments.files)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        _tell("the pipeline, discovery to Parquet", wall, rows, arguments.files, peak)
+        _report("the pipeline, discovery to Parquet", wall, rows, arguments.files, peak)
         if arguments.sdk:
             wall, rows, peak = run_script(Path(root) / "script", media, arguments.sdk)
-            _tell("a script on the official SDK", wall, rows, arguments.files, peak)
+            _report("a script on the official SDK", wall, rows, arguments.files, peak)
 
 
-def _tell(name: str, wall: float, rows: int, files: int, peak: float) -> None:
+def _report(name: str, wall: float, rows: int, files: int, peak: float) -> None:
     print(f"{name:36}{wall:9.1f} s{1000 * wall / files:9.0f} ms a file{rows:9} segments{peak:7.0f} MB peak")
 
 

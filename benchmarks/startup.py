@@ -1,4 +1,4 @@
-"""What loading the code location costs beyond ``import dagster``: the budget is 0.3 s.
+"""Cost of loading the code location beyond `import dagster`; the budget is 0.2 s.
 
     python benchmarks/startup.py [--rounds 7]
 
@@ -13,7 +13,7 @@ import subprocess
 import sys
 
 _SCRIPT = "import time; t = time.process_time(); {}; print(time.process_time() - t)"
-_BUDGET_SEC = 0.3
+_BUDGET_SEC = 0.2
 
 
 def seconds(statement: str) -> float:

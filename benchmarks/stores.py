@@ -23,6 +23,8 @@ import sqlalchemy as sa
 
 from embed_pipeline import EmbeddingLedgerResource
 from embed_pipeline.ledger import Ledger, Target, tables
+from embed_pipeline.media import MediaFile
+from embed_pipeline.pipeline.discover import content_token
 
 _INSTANCE = "telemetry:\n  enabled: false\n"
 _STORAGE_VARIABLE = "BENCHMARK_DAGSTER_STORAGE"
@@ -87,17 +89,11 @@ class KnownFiles:
 
     Args:
         count: Media files in all.
-        task_ids: The tasks of those that are in flight.
-        uri: The address of each, with a place for its number.
-        size: The size of each, in bytes.
-        modified: When each changed last, in seconds since 1970.
+        in_flight: Task id, and when it was created in seconds since 1970, of each that is in flight.
     """
 
     count: int
-    task_ids: Sequence[str] = ()
-    uri: str = "https://media.example.com/{:07}.mp4"
-    size: int = 1_000_000
-    modified: float = 1.7e9
+    in_flight: Sequence[tuple[str, float]] = ()
 
     def key(self, number: int) -> str:
         """Return the partition key of a file."""
@@ -107,28 +103,29 @@ class KnownFiles:
         """Return all partition keys."""
         return [self.key(number) for number in range(self.count)]
 
-    def token(self) -> str:
-        """Return the sign of each file's content as discovery notes it."""
-        return f"|{self.size}|{self.modified}"
+    def file(self, number: int, *, modified: float = 1.7e9) -> MediaFile:
+        """Return a file as the library lists it."""
+        key = self.key(number)
+        return MediaFile(key, key, f"https://media.example.com/{key}", 1_000_000, modified, None, "video", ".mp4")
 
     def rows(self, target: Target, now: float) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         """Return the ledger's rows of each file and of its task."""
-        embedded = self.count - len(self.task_ids)
+        embedded = self.count - len(self.in_flight)
         for number in range(self.count):
-            task_id = f"{number:024x}" if number < embedded else self.task_ids[number - embedded]
-            yield (
-                self._media(target, now, number, task_id, is_embedded=number < embedded),
-                self._task(target, now, number, task_id, is_embedded=number < embedded),
-            )
+            is_embedded = number < embedded
+            task_id, created_at = (f"{number:024x}", now) if is_embedded else self.in_flight[number - embedded]
+            media = self._media(target, now, number, task_id, is_embedded=is_embedded)
+            yield media, self._task(target, created_at, number, task_id, is_embedded=is_embedded)
 
     def _media(self, target: Target, now: float, number: int, task_id: str, *, is_embedded: bool) -> dict[str, Any]:
+        file = self.file(number)
         row = {
             "pipeline": target.pipeline,
-            "key": self.key(number),
-            "uri": self.uri.format(number),
+            "key": file.key,
+            "uri": file.uri,
             "media_type": "video",
-            "size": self.size,
-            "token": self.token(),
+            "size": file.size,
+            "token": content_token(file, now),
             "fingerprint": f"{number:064x}",
             "duration_sec": 600.0,
             "changed_at": now,
@@ -139,19 +136,10 @@ class KnownFiles:
         results = (*names, "segments", "space", "size_bytes", "written_at")
         if not is_embedded:
             return row | dict.fromkeys(results)
-        values = (
-            row["fingerprint"],
-            target.video_digest,
-            target.platform,
-            task_id,
-            150,
-            "marengo3.0-512",
-            300_000,
-            now,
-        )
-        return row | dict(zip(results, values, strict=True))
+        identity = (row["fingerprint"], target.video_digest, target.platform, task_id)
+        return row | dict(zip(results, (*identity, 150, "marengo3.0-512", 300_000, now), strict=True))
 
-    def _task(self, target: Target, now: float, number: int, task_id: str, *, is_embedded: bool) -> dict[str, Any]:
+    def _task(self, target: Target, at: float, number: int, task_id: str, *, is_embedded: bool) -> dict[str, Any]:
         return {
             "fingerprint": f"{number:064x}",
             "settings_digest": target.video_digest,
@@ -165,17 +153,17 @@ class KnownFiles:
             "run_id": "00000000-0000-0000-0000-000000000000",
             "owner": "benchmark",
             "fence": 1,
-            "claimed_at": now,
-            "lease_until": now,
-            "source_url": self.uri.format(number),
+            "claimed_at": at,
+            "lease_until": at,
+            "source_url": self.file(number).uri,
             "media_type": "video",
             "settings": json.dumps({"model_name": "marengo3.0"}),
             "config_digest": target.config_digest,
             "minutes": 10.0,
             "task_id": task_id,
             "origin": "created",
-            "created_at": now,
-            "ended_at": now if is_embedded else None,
+            "created_at": at,
+            "ended_at": at if is_embedded else None,
         }
 
 

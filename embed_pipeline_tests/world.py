@@ -89,7 +89,7 @@ class World:
         """
         CreateRegistry._shared.clear()
         with self.pipeline() as pipeline, pipeline.ledger.database.write() as (connection, _):
-            for table in (tables.media, tables.task, tables.outbox, tables.pipeline):
+            for table in (tables.media, tables.task, tables.outbox, tables.pipeline, tables.run):
                 times = [column for column in table.c if column.name.endswith(("_at", "_until", "_since"))]
                 times = [column for column in times if column is not tables.task.c.created_at]
                 connection.execute(sa.update(table).values({column.name: column - seconds for column in times}))

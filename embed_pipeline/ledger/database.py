@@ -91,10 +91,7 @@ class Database:
             LedgerError: The database cannot be reached, is full, read-only or busy for a minute; nothing was written.
         """
         with self._connected(immediate=True) as connection, connection.begin():
-            if not self.is_sqlite:
-                # A process that is frozen within a transaction must not keep its locks.
-                connection.execute(_POSTGRES_TIMEOUTS)
-            yield connection, self._now(connection)
+            yield connection, self._now(connection, writing=True)
 
     @contextmanager
     def read(self) -> Iterator[tuple[sa.Connection, float]]:
@@ -121,11 +118,13 @@ class Database:
                 self._engine.dispose()
                 self._engine = None
 
-    def _now(self, connection: sa.Connection) -> float:
-        if self._clock is not None:
-            return self._clock()
-        sql = _SQLITE_NOW if self.is_sqlite else _POSTGRES_NOW
-        return float(connection.execute(sql).scalar_one())
+    def _now(self, connection: sa.Connection, *, writing: bool = False) -> float:
+        if self.is_sqlite:
+            # SQLite has no clock of its own: it asks the machine's.
+            return (self._clock or time.time)()
+        sql = _POSTGRES_TIMEOUTS_AND_NOW if writing else _POSTGRES_NOW
+        now = connection.execute(sql).scalar_one()
+        return float(now) if self._clock is None else self._clock()
 
     @contextmanager
     def _connected(self, *, immediate: bool) -> Iterator[sa.Connection]:
@@ -235,10 +234,11 @@ def _schema_version(engine: sa.Engine) -> str | None:
         return connection.execute(sa.select(version.c.version_num)).scalar()
 
 
-_SQLITE_NOW = sa.text("SELECT (julianday('now') - 2440587.5) * 86400.0")
-_POSTGRES_NOW = sa.text("SELECT extract(epoch FROM clock_timestamp())")
-_POSTGRES_TIMEOUTS = sa.text(
-    f"SELECT set_config('lock_timeout', '{_BUSY_TIMEOUT_SEC}s', true), "
+_POSTGRES_NOW = sa.text("SELECT date_part('epoch', clock_timestamp())")
+# A process that is frozen within a transaction must not keep its locks.
+_POSTGRES_TIMEOUTS_AND_NOW = sa.text(
+    "SELECT date_part('epoch', clock_timestamp()), "
+    f"set_config('lock_timeout', '{_BUSY_TIMEOUT_SEC}s', true), "
     f"set_config('idle_in_transaction_session_timeout', '{_BUSY_TIMEOUT_SEC}s', true)"
 )
 _RESTARTING = ("connection refused", "starting up", "shutting down", "recovery mode")

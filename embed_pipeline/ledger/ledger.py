@@ -14,6 +14,7 @@ from embed_pipeline.ledger.database import Database
 from embed_pipeline.ledger.media import MediaFiles, chunks, ensure_pipeline
 from embed_pipeline.ledger.outbox import Outbox
 from embed_pipeline.ledger.rows import media_of, media_query
+from embed_pipeline.ledger.runs import Runs
 from embed_pipeline.ledger.states import (
     SERVING,
     MediaState,
@@ -124,6 +125,7 @@ class Ledger:
         self.media = MediaFiles(self.database)
         self.tasks = Tasks(self.database)
         self.outbox = Outbox(self.database)
+        self.runs = Runs(self.database)
 
     def __repr__(self) -> str:
         return f"Ledger({self.database.place})"

@@ -163,13 +163,19 @@ class MediaFiles:
             name: The pipeline.
             types: `audio` or `video`, and the length in seconds, by partition key.
         """
+        if not types:
+            return
         with self._database.write() as (connection, now):
-            for key, (media_type, duration_sec) in sorted(types.items()):
-                connection.execute(
-                    sa.update(media)
-                    .where(media.c.pipeline == name, media.c.key == key)
-                    .values(media_type=media_type, duration_sec=duration_sec, updated_at=now, interruptions=0)
-                )
+            connection.execute(
+                sa.update(media)
+                .where(media.c.pipeline == name, media.c.key == sa.bindparam("of_key"))
+                .values(updated_at=now, interruptions=0)
+                .values({name: sa.bindparam(f"new_{name}") for name in ("media_type", "duration_sec")}),
+                [
+                    {"of_key": key, "new_media_type": media_type, "new_duration_sec": duration_sec}
+                    for key, (media_type, duration_sec) in sorted(types.items())
+                ],
+            )
 
     def request(self, name: str, keys: Collection[str], *, patience_sec: float) -> None:
         """Record that a run was requested for media files, so that the next request waits for what comes of it.
@@ -242,16 +248,6 @@ class MediaFiles:
             connection.execute(
                 sa.update(media).where(media.c.run_id == run_id).values(run_id=None, lease_until=None, interruptions=0)
             )
-
-    def lapsed_runs(self, name: str) -> set[str]:
-        """Return the runs whose lease on media files has lapsed: their process is gone or frozen."""
-        with self._database.read() as (connection, now):
-            found = connection.execute(
-                sa.select(media.c.run_id)
-                .where(media.c.run_id.is_not(None), media.c.pipeline == name, media.c.lease_until <= now)
-                .distinct()
-            )
-            return {str(run_id) for (run_id,) in found}
 
     def defer(
         self, name: str, reasons: Mapping[str, tuple[str, float | None]], *, failed: Collection[str] = ()
@@ -346,6 +342,7 @@ def attach(
             ended = {content: row for content, row in tasks.items() if row.state in ENDED and row.attempt > 1}
             tasks |= {content: _go_back(connection, row) for content, row in ended.items()}
         changes: list[outbox.Change] = []
+        attached: list[dict[str, Any]] = []
         for file in files:
             served = tasks.get((file.fingerprint, target.digest(file.media_type)))
             if served is None or served.task_id is None or not (again or served.state in SERVING):
@@ -357,11 +354,15 @@ def attach(
             payload = task_payload(served, file.uri, file.fingerprint, attached=elsewhere or is_attached)
             changes.append(("task", file.key, payload))
             if not is_attached:
-                connection.execute(
-                    sa.update(media)
-                    .where(media.c.pipeline == target.pipeline, media.c.key == file.key)
-                    .values(task_id=served.task_id, updated_at=now, run_id=None, lease_until=None, **UNDEFERRED)
-                )
+                attached.append({"of_key": file.key, "new_task_id": served.task_id})
+        if attached:
+            connection.execute(
+                sa.update(media)
+                .where(media.c.pipeline == target.pipeline, media.c.key == sa.bindparam("of_key"))
+                .values(task_id=sa.bindparam("new_task_id"), updated_at=now)
+                .values(run_id=None, lease_until=None, **UNDEFERRED),
+                attached,
+            )
         rows += outbox.append(connection, now, target.pipeline, changes, run_id=run_id, own=own)
     return rows
 
@@ -398,18 +399,19 @@ def _go_back(connection: sa.Connection, ended: TaskRow) -> TaskRow:
     return earlier
 
 
-def names_of(connection: sa.Connection, target: Target, content: Content) -> list[str]:
-    """Return the media files of a pipeline that hold a content and want it with these settings."""
-    wanted = [kind for kind in ("audio", "video") if target.digest(kind) == content.settings_digest]
-    found = connection.execute(
-        sa.select(media.c.key).where(
-            media.c.pipeline == target.pipeline,
-            media.c.fingerprint == content.fingerprint,
-            media.c.media_type.in_(wanted),
-            media.c.gone_at.is_(None),
+def names_of(connection: sa.Connection, target: Target, contents: Collection[Content]) -> list[str]:
+    """Return the media files of a pipeline that hold one of some contents and want it with its settings."""
+    wanted = {(content.fingerprint, content.settings_digest) for content in contents}
+    return sorted(
+        key
+        for part in chunks({content.fingerprint for content in contents})
+        for key, fingerprint, media_type in connection.execute(
+            sa.select(media.c.key, media.c.fingerprint, media.c.media_type).where(
+                media.c.pipeline == target.pipeline, media.c.fingerprint.in_(part), media.c.gone_at.is_(None)
+            )
         )
+        if (fingerprint, target.digest(media_type)) in wanted
     )
-    return sorted(key for (key,) in found)
 
 
 def lock_files(connection: sa.Connection, name: str, keys: Collection[str]) -> None:
@@ -511,14 +513,20 @@ def _upsert(connection: sa.Connection, now: float, name: str, files: Sequence[Me
         # What another process inserted meanwhile is known after all.
         others = {file.key for file in new} - {key for (key,) in inserted}
         known |= _locked(connection, name, others)
-    changed = {file.key for file in files if known.get(file.key) != (file.fingerprint, None)}
+    changed = {
+        file.key
+        for file in files
+        if file.key not in known or (known[file.key].fingerprint, known[file.key].gone_at) != (file.fingerprint, None)
+    }
     for file in files:
-        if file.key not in known:
+        if (before := known.get(file.key)) is None:
             continue
         values: dict[str, Any] = {"token": file.token, "uri": file.uri, "size": file.size}
+        if file.key not in changed and all(getattr(before, name) == value for name, value in values.items()):
+            continue
         if file.key in changed:
             values |= {"gone_at": None, "updated_at": now, **UNDEFERRED}
-            if known[file.key][0] != file.fingerprint:
+            if before.fingerprint != file.fingerprint:
                 values |= {
                     "fingerprint": file.fingerprint,
                     "media_type": file.media_type,
@@ -530,17 +538,17 @@ def _upsert(connection: sa.Connection, now: float, name: str, files: Sequence[Me
     return changed
 
 
-def _locked(connection: sa.Connection, name: str, keys: Collection[str]) -> dict[str, tuple[str, float | None]]:
-    """Lock media files, and return the content of each and since when it is gone."""
+def _locked(connection: sa.Connection, name: str, keys: Collection[str]) -> dict[str, Any]:
+    """Lock media files, and return what the library last said of each, and since when it is gone."""
     if not keys:
         return {}
     found = connection.execute(
-        sa.select(media.c.key, media.c.fingerprint, media.c.gone_at)
+        sa.select(media.c.key, media.c.fingerprint, media.c.gone_at, media.c.token, media.c.uri, media.c.size)
         .where(media.c.pipeline == name, media.c.key.in_(keys))
         .order_by(media.c.key)
         .with_for_update()
     )
-    return {key: (fingerprint, gone_at) for key, fingerprint, gone_at in found}
+    return {row.key: row for row in found}
 
 
 def _in_chunks(connection: sa.Connection, query: sa.Select[Any], keys: Collection[str]) -> Iterator[Any]:

@@ -41,6 +41,16 @@ pipeline = sa.Table(
     sa.Column("left_out", sa.Text),
 )
 
+# Runs that work, so that one whose process died is told from one that lives.
+run = sa.Table(
+    "run",
+    metadata,
+    sa.Column("run_id", _name, primary_key=True),
+    sa.Column("pipeline", _name, nullable=False),
+    sa.Column("lease_until", _double, nullable=False),
+)
+sa.Index(None, run.c.pipeline)
+
 media = sa.Table(
     "media",
     metadata,

@@ -101,12 +101,8 @@ class Tasks:
                 else:
                     budget.spend(claim, before)
                     granted[claim.content] = claim, before
-            # In one order, so that two transactions never wait for each other.
-            for content, (claim, before) in sorted(granted.items()):
-                outcomes[content] = self._insert(
-                    connection, now, target, claim, before, run_id, owner, lease_sec, by_hand=ask != "due"
-                )
-            return outcomes
+            granted_at = {"run_id": run_id, "owner": owner, "claimed_at": now, "lease_until": now + lease_sec}
+            return outcomes | _grant(connection, target, granted, granted_at, by_hand=ask != "due")
 
     def mark_sent(self, claimed: TaskRow, *, lease_sec: float, doubt_sec: float) -> bool:
         """Renew a claim just before its request is sent.
@@ -313,22 +309,57 @@ class Tasks:
         """
         with self._database.write() as (connection, now):
             at = created_at if created_at is not None else now
-            values = {
-                "state": TaskState.PROCESSING,
-                "task_id": task_id,
-                "origin": origin,
-                "created_at": at,
-                "expires_at": at + lifetime_sec,
-                "in_doubt_until": None,
-                "ended_at": None,
-                "retry_at": None,
-                "error": None,
-            }
+            values = {**_created(at, lifetime_sec, origin), "task_id": task_id}
             duplicate = _record_answer(connection, claimed, values)
             if duplicate is not None:
                 return [], duplicate
-            keys = names_of(connection, target, claimed.content)
+            keys = names_of(connection, target, [claimed.content])
             return attach(connection, now, target, keys, run_id=run_id, own=own), None
+
+    def created_together(
+        self,
+        target: Target,
+        answers: Sequence[tuple[TaskRow, str]],
+        *,
+        lifetime_sec: float,
+        own: Collection[str] | None = None,
+        run_id: str | None = None,
+    ) -> tuple[list[OutboxRow], set[int]]:
+        """Record tasks that the platform created, those for claims that are still open, in one transaction.
+
+        Args:
+            target: The pipeline.
+            answers: The claim of each, and the platform's id.
+            lifetime_sec: Seconds for which the platform keeps a result.
+            own: The partition keys that the run reports.
+            run_id: The run that reports them.
+
+        Returns:
+            The changes that the run is to report, and the claims that were recorded. What the others came to is for
+            `created` to tell.
+        """
+        with self._database.write() as (connection, now):
+            ids = [claimed.id for claimed, _ in answers]
+            is_open = sa.select(task.c.id).where(task.c.id.in_(ids), task.c.state == TaskState.CLAIMED)
+            open_claims = set(connection.execute(is_open.order_by(task.c.id).with_for_update()).scalars())
+            is_known = sa.select(task.c.task_id).where(task.c.task_id.in_([task_id for _, task_id in answers]))
+            known = set(connection.execute(is_known).scalars())
+            first = [
+                (claimed, task_id)
+                for claimed, task_id in {task_id: (claimed, task_id) for claimed, task_id in answers}.values()
+                if claimed.id in open_claims and task_id not in known
+            ]
+            if not first:
+                return [], set()
+            connection.execute(
+                sa.update(task)
+                .where(task.c.id == sa.bindparam("of_id"))
+                .values({**_created(now, lifetime_sec, "created"), "task_id": sa.bindparam("new_task_id")}),
+                [{"of_id": claimed.id, "new_task_id": task_id} for claimed, task_id in first],
+            )
+            keys = names_of(connection, target, [claimed.content for claimed, _ in first])
+            rows = attach(connection, now, target, keys, run_id=run_id, own=own)
+            return rows, {claimed.id for claimed, _ in first}
 
     def attach(
         self, target: Target, keys: Collection[str], *, run_id: str | None = None, again: bool = False
@@ -381,7 +412,7 @@ class Tasks:
             ).one_or_none()
             if found is None or (ended := task_of(found)) is None:
                 return []
-            keys = names_of(connection, target, row.content)
+            keys = names_of(connection, target, [row.content])
             for part in chunks(keys):
                 lock_files(connection, target.pipeline, part)
                 connection.execute(
@@ -403,68 +434,57 @@ class Tasks:
     def collected(
         self, target: Target, row: TaskRow, written: Sequence[Written], *, run_id: str | None = None
     ) -> list[OutboxRow]:
-        """Record that the segments of a task are in the dataset.
+        """Record that the segments of a task are in the dataset; see `collected_together`."""
+        return self.collected_together(target, [(row, written)], run_id=run_id)
+
+    def collected_together(
+        self, target: Target, results: Sequence[tuple[TaskRow, Sequence[Written]]], *, run_id: str | None = None
+    ) -> list[OutboxRow]:
+        """Record that the segments of some tasks are in the dataset, in one transaction.
 
         Args:
             target: The pipeline.
-            row: The task.
-            written: What was written, for each media file that has them now.
+            results: The tasks, and what was written of each, for each media file that has its segments now.
             run_id: The run that reports the changes.
 
         Returns:
             The changes that the run is to report.
         """
+        files = sorted(((row, file) for row, written in results for file in written), key=lambda pair: pair[1].key)
         with self._database.write() as (connection, now):
-            collected: dict[str, Any] = {"state": TaskState.COLLECTED, "ended_at": now, "error": None}
-            if (ready_at := next((file.ready_at for file in written if file.ready_at is not None), None)) is not None:
-                collected["ready_at"] = ready_at
-            is_latest = connection.execute(
-                sa.update(task).where(task.c.id == row.id).values(collected).returning(task.c.is_latest)
-            ).scalar()
-            # A file that changed meanwhile, or got another task, still waits for that one.
-            serves = sa.and_(
-                sa.true() if is_latest and row.content.platform == target.platform else sa.false(),
-                media.c.fingerprint == row.content.fingerprint,
-                wanted_digest(target) == row.content.settings_digest,
-            )
-            changes: list[outbox.Change] = []
-            for file in sorted(written, key=lambda one: one.key):
-                recorded = connection.execute(
-                    sa.update(media)
-                    .where(media.c.pipeline == target.pipeline, media.c.key == file.key)
-                    .values(
-                        task_id=sa.case((serves, row.task_id), else_=media.c.task_id),
-                        embedded_fingerprint=row.content.fingerprint,
-                        embedded_digest=row.content.settings_digest,
-                        embedded_platform=row.content.platform,
-                        embedded_task_id=row.task_id,
-                        segments=file.segments,
-                        space=file.space,
-                        size_bytes=file.size_bytes,
-                        written_at=now,
-                        problems=to_json(file.problems) if file.problems else None,
-                        updated_at=now,
-                        run_id=None,
-                        lease_until=None,
-                        **UNDEFERRED,
-                    )
+            latest = _record_ends(connection, now, results)
+            lock_files(connection, target.pipeline, [file.key for _, file in files])
+            present = set[str]()
+            for part in chunks([file.key for _, file in files]):
+                found = sa.select(media.c.key).where(media.c.pipeline == target.pipeline, media.c.key.in_(part))
+                present.update(connection.execute(found).scalars())
+            wanted = [(row, file) for row, file in files if file.key in present]  # what is gone, nobody wants any more
+            if wanted:
+                # A file that changed meanwhile, or got another task, still waits for that one.
+                serves = sa.and_(
+                    sa.bindparam("is_serving", type_=sa.Boolean),
+                    media.c.fingerprint == sa.bindparam("new_embedded_fingerprint"),
+                    wanted_digest(target) == sa.bindparam("new_embedded_digest"),
                 )
-                if recorded.rowcount == 0:
-                    continue  # nobody wants it any more
-                payload = {
-                    "task_id": row.task_id,
-                    "attempt": row.attempt,
-                    "settings_digest": row.content.settings_digest,
-                    "submitted_at": row.created_at,
-                    "segments": file.segments,
-                    "space": file.space,
-                    "size_bytes": file.size_bytes,
-                    "duration_sec": file.duration_sec,
-                    "ready_at": file.ready_at,
-                    "problems": dict(file.problems),
-                    **file.details,
-                }
-                changes.append(("segments", file.key, payload))
+                names = list(_embedded_columns(*wanted[0]))
+                connection.execute(
+                    sa.update(media)
+                    .where(media.c.pipeline == target.pipeline, media.c.key == sa.bindparam("of_key"))
+                    .values({name: sa.bindparam(f"new_{name}") for name in names})
+                    .values(task_id=sa.case((serves, sa.bindparam("new_embedded_task_id")), else_=media.c.task_id))
+                    .values(written_at=now, updated_at=now, run_id=None, lease_until=None, **UNDEFERRED),
+                    [
+                        {
+                            "of_key": file.key,
+                            "is_serving": row.id in latest and row.content.platform == target.platform,
+                            **{f"new_{name}": value for name, value in _embedded_columns(row, file).items()},
+                        }
+                        for row, file in wanted
+                    ],
+                )
+            changes: list[outbox.Change] = [
+                ("segments", file.key, _segments_payload(row, file)) for row, file in wanted
+            ]
             return outbox.append(connection, now, target.pipeline, changes, run_id=run_id)
 
     def adopt_results(self, target: Target, results: Iterable[tuple[TaskRow, str, Written]]) -> int:
@@ -524,60 +544,67 @@ class Tasks:
             _set_imported(connection, [file for key, file in files.items() if key not in new_files])
         return sum(row.content in new_tasks or file.key in new_files for row, _, file in results)
 
-    def _insert(
-        self,
-        connection: sa.Connection,
-        now: float,
-        target: Target,
-        claim: Claim,
-        before: TaskRow | None,
-        run_id: str,
-        owner: str,
-        lease_sec: float,
-        *,
-        by_hand: bool,
-    ) -> Claimed | ClaimOutcome:
-        values = {
-            "fingerprint": claim.content.fingerprint,
-            "settings_digest": claim.content.settings_digest,
-            "platform": claim.content.platform,
-            "attempt": 1 if before is None else _next_attempt(claim.content),
-            "tries": 1 if before is None or by_hand or before.state is TaskState.REFUSED else before.tries + 1,
-            "is_latest": True,
-            "state": TaskState.CLAIMED,
-            "pipeline": target.pipeline,
-            "key": claim.key,
-            "run_id": run_id,
-            "owner": owner,
-            "fence": 1,
-            "claimed_at": now,
-            "lease_until": now + lease_sec,
-            "source_url": claim.source_url,
-            "source_filename": claim.source_filename,
-            "media_type": claim.media_type,
-            "settings": to_json(claim.settings),
-            "config_digest": target.config_digest,
-            "minutes": claim.minutes,
-        }
-        if before is not None and before.state is TaskState.CLAIMED:
+
+def _grant(
+    connection: sa.Connection,
+    target: Target,
+    granted: Mapping[Content, tuple[Claim, TaskRow | None]],
+    granted_at: Mapping[str, Any],
+    *,
+    by_hand: bool,
+) -> dict[Content, Claimed | ClaimOutcome]:
+    """Insert claims, or take over those that go on; one that another transaction was first with is not given."""
+    found: list[Any] = []
+    first: list[dict[str, Any]] = []
+    # In one order, so that two transactions never wait for each other.
+    for _, (claim, before) in sorted(granted.items()):
+        values = {**_claim_values(target, claim), **granted_at}
+        if before is None:
+            first.append(values)
+        elif before.state is TaskState.CLAIMED:
             # Its run died before anything was sent, so the same attempt goes on under a new owner.
-            values |= {"attempt": before.attempt, "tries": before.tries, "sent_at": None, "in_doubt_until": None}
-            values |= {"fence": before.fence + 1}
+            values |= {"sent_at": None, "in_doubt_until": None, "fence": before.fence + 1}
+            values |= {"attempt": before.attempt, "tries": before.tries}
             if before.source_filename is not None:
                 # What it may have uploaded bears the earlier name, which tells content and settings as well.
                 is_upload = claim.source_filename is not None
                 values |= {"source_filename": before.source_filename} if is_upload else {"asset_id": None}
-            taken = sa.update(task).where(*_own(before))
-            found = connection.execute(taken.values(values).returning(*TASK_COLUMNS)).one_or_none()
+            taken = sa.update(task).where(*_own(before)).values(values)
+            found += connection.execute(taken.returning(*TASK_COLUMNS))
         else:
-            if before is not None:
-                connection.execute(sa.update(task).where(task.c.id == before.id).values(is_latest=False))
-            found = connection.execute(
-                insert_new(connection, task).values(values).returning(*TASK_COLUMNS)
-            ).one_or_none()
-        row = task_of(found) if found is not None else None
-        # Without a row, another transaction was first.
-        return Claimed(row) if row is not None else ClaimOutcome(Step.WAIT, before)
+            connection.execute(sa.update(task).where(task.c.id == before.id).values(is_latest=False))
+            tries = 1 if by_hand or before.state is TaskState.REFUSED else before.tries + 1
+            values |= {"attempt": _next_attempt(claim.content), "tries": tries}
+            found += connection.execute(insert_new(connection, task).values(values).returning(*TASK_COLUMNS))
+    if first:
+        found += connection.execute(insert_new(connection, task).returning(*TASK_COLUMNS), first)
+    claimed = {row.content: row for row in map(task_of, found) if row is not None}
+    return {
+        content: Claimed(claimed[content]) if content in claimed else ClaimOutcome(Step.WAIT, before)
+        for content, (_, before) in granted.items()
+    }
+
+
+def _claim_values(target: Target, claim: Claim) -> dict[str, Any]:
+    """Return the columns of a first claim on a content, but for whose it is and since when."""
+    return {
+        "fingerprint": claim.content.fingerprint,
+        "settings_digest": claim.content.settings_digest,
+        "platform": claim.content.platform,
+        "attempt": 1,
+        "tries": 1,
+        "is_latest": True,
+        "state": TaskState.CLAIMED,
+        "pipeline": target.pipeline,
+        "key": claim.key,
+        "fence": 1,
+        "source_url": claim.source_url,
+        "source_filename": claim.source_filename,
+        "media_type": claim.media_type,
+        "settings": to_json(claim.settings),
+        "config_digest": target.config_digest,
+        "minutes": claim.minutes,
+    }
 
 
 def _latest(
@@ -686,6 +713,20 @@ def _may_follow(before: TaskRow, step: Step, ask: Ask, run_id: str) -> bool:
     return ask == "force" and before.run_id != run_id
 
 
+def _created(at: float, lifetime_sec: float, origin: Origin) -> dict[str, Any]:
+    """Return the columns of an answer, but for the task's id."""
+    return {
+        "state": TaskState.PROCESSING,
+        "origin": origin,
+        "created_at": at,
+        "expires_at": at + lifetime_sec,
+        "in_doubt_until": None,
+        "ended_at": None,
+        "retry_at": None,
+        "error": None,
+    }
+
+
 def _record_answer(connection: sa.Connection, claimed: TaskRow, values: Mapping[str, Any]) -> Duplicate | None:
     """Record a created task: the first answer counts, whoever has the claim by now; none is forgotten.
 
@@ -728,6 +769,58 @@ def _record_answer(connection: sa.Connection, claimed: TaskRow, values: Mapping[
         # The row itself tells: PostgreSQL's driver does not count rows where it returns their ids.
         if connection.execute(insert_new(connection, task).values(new).returning(task.c.id)).one_or_none() is not None:
             return None
+
+
+def _record_ends(
+    connection: sa.Connection, now: float, results: Sequence[tuple[TaskRow, Sequence[Written]]]
+) -> set[int]:
+    """Record that tasks are collected; return those that are the latest of their contents."""
+    ended = sa.update(task).where(task.c.id == sa.bindparam("of_id"))
+    ended = ended.values(state=TaskState.COLLECTED, ended_at=now, error=None)
+    ended = ended.values(ready_at=sa.func.coalesce(sa.bindparam("new_ready_at", type_=sa.Double), task.c.ready_at))
+    connection.execute(
+        ended,
+        [
+            {
+                "of_id": row.id,
+                "new_ready_at": next((file.ready_at for file in written if file.ready_at is not None), None),
+            }
+            for row, written in sorted(results, key=lambda result: result[0].id)
+        ],
+    )
+    query = sa.select(task.c.id).where(task.c.id.in_([row.id for row, _ in results]), task.c.is_latest)
+    return set(connection.execute(query).scalars())
+
+
+def _embedded_columns(row: TaskRow, file: Written) -> dict[str, Any]:
+    """Return the columns that tell of the segments that the dataset has."""
+    return {
+        "embedded_fingerprint": row.content.fingerprint,
+        "embedded_digest": row.content.settings_digest,
+        "embedded_platform": row.content.platform,
+        "embedded_task_id": row.task_id,
+        "segments": file.segments,
+        "space": file.space,
+        "size_bytes": file.size_bytes,
+        "problems": to_json(file.problems) if file.problems else None,
+    }
+
+
+def _segments_payload(row: TaskRow, file: Written) -> dict[str, Any]:
+    """Return what a report of a media file's segments shows."""
+    return {
+        "task_id": row.task_id,
+        "attempt": row.attempt,
+        "settings_digest": row.content.settings_digest,
+        "submitted_at": row.created_at,
+        "segments": file.segments,
+        "space": file.space,
+        "size_bytes": file.size_bytes,
+        "duration_sec": file.duration_sec,
+        "ready_at": file.ready_at,
+        "problems": dict(file.problems),
+        **file.details,
+    }
 
 
 def _set_imported(connection: sa.Connection, files: Sequence[Mapping[str, Any]]) -> None:

@@ -145,7 +145,7 @@ def build_segment_embeddings(blueprint: Blueprint) -> dg.AssetsDefinition:
         def describe(segments: "MediaSegments", _written: "WrittenFile") -> dict[str, Any]:
             return {"pictures": pictures(segments, similarity=policy.pictures)}
 
-        with failure_in_one_sentence(), blueprint.pipeline(context.resources) as pipeline:
+        with failure_in_one_sentence(), blueprint.step(context) as pipeline:
             reporter = Reporter(blueprint, context.instance, pipeline.ledger, context.log_event, keys)
             report = collect(
                 pipeline, keys, run_id=context.run.run_id, report=reporter, describe=describe, log=context.log.info
@@ -200,7 +200,7 @@ def build_embeddings_table(blueprint: Blueprint) -> dg.AssetsDefinition:
     def embeddings_table(
         context: dg.AssetExecutionContext,
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
-        with failure_in_one_sentence(), blueprint.pipeline(context.resources, connect=False) as pipeline:
+        with failure_in_one_sentence(), blueprint.step(context, connect=False) as pipeline:
             published = publish(pipeline)
             context.log.info(str(published))
             yield dg.MaterializeResult(
@@ -242,7 +242,7 @@ def submit_media(
     Raises:
         dg.Failure: Some media file got no task, or something stood in the way of them all. What went right is logged.
     """
-    with failure_in_one_sentence(), blueprint.pipeline(context.resources) as pipeline:
+    with failure_in_one_sentence(), blueprint.step(context) as pipeline:
         reporter = Reporter(blueprint, context.instance, pipeline.ledger, context.log_event, keys)
         run_id = context.run.root_run_id or context.run.run_id
         report = submit(pipeline, keys, ask=ask, run_id=run_id, report=reporter, log=context.log.info)

@@ -18,7 +18,7 @@ from embed_pipeline.orchestration.resources import (
     EmbeddingStoreResource,
     MediaLibraryResource,
 )
-from embed_pipeline.pipeline.context import PipelineContext, config_digest
+from embed_pipeline.pipeline.context import PipelineContext, config_digest, living
 from embed_pipeline.pipeline.settings import EmbeddingSettings, PipelinePolicy
 
 POOL = "embedding_api"
@@ -258,6 +258,28 @@ class Blueprint:
                 delivery=client.delivery,
                 concurrency=client.concurrency,
             )
+
+    @contextmanager
+    def step(
+        self,
+        context: dg.AssetExecutionContext | dg.OpExecutionContext | dg.AssetCheckExecutionContext,
+        *,
+        connect: bool = True,
+    ) -> Iterator[PipelineContext]:
+        """Open the pipeline's context for a step, and hold the lease of its run until the end.
+
+        Args:
+            context: The step; its resources hold the pipeline's.
+            connect: Whether the platform is needed.
+
+        Raises:
+            ConfigurationError: A setting makes no sense.
+        """
+        with (
+            self.pipeline(context.resources, connect=connect) as pipeline,
+            living(pipeline, context.run.run_id),
+        ):
+            yield pipeline
 
 
 def check_schedule(policy: PipelinePolicy) -> None:

@@ -153,7 +153,7 @@ def build_task_checks(blueprint: Blueprint) -> dg.AssetChecksDefinition:
     )
     def embedding_task_checks(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         wanted = {key.name for key in context.selected_asset_check_keys}
-        with failure_in_one_sentence(), blueprint.pipeline(context.resources, connect=False) as pipeline:
+        with failure_in_one_sentence(), blueprint.step(context, connect=False) as pipeline:
             yield from task_check_results(names, pipeline, wanted)
 
     return embedding_task_checks

@@ -112,7 +112,7 @@ def _retry_failed(blueprint: Blueprint) -> dg.JobDefinition:
         try:
             with (
                 failure_in_one_sentence() if config.media else nullcontext(),
-                blueprint.pipeline(context.resources, connect=False) as pipeline,
+                blueprint.step(context, connect=False) as pipeline,
             ):
                 keys = chosen_for_retry(pipeline.ledger.states(pipeline.target), config.media)
         except NothingToRetryError as error:
@@ -134,7 +134,7 @@ def _submit_new(blueprint: Blueprint) -> dg.JobDefinition:
         description="Creates a task for each media file that is new, changed, of other settings, or may be retried.",
     )
     def submit_new(context: dg.OpExecutionContext) -> Iterator[dg.Output[None]]:
-        with failure_in_one_sentence(), blueprint.pipeline(context.resources, connect=False) as pipeline:
+        with failure_in_one_sentence(), blueprint.step(context, connect=False) as pipeline:
             due = [file.key for file in pipeline.ledger.due(pipeline.target, waiting=True)]
         context.log.info(f"{len(due)} media files are due.")
         report = submit_media(blueprint, context, due, ask="due")
@@ -152,7 +152,7 @@ def _force_new_task(blueprint: Blueprint) -> dg.JobDefinition:
         description="Creates a new task for the media files that are named, whatever they have. Costs their minutes.",
     )
     def force(context: dg.OpExecutionContext, config: ForceConfig) -> Iterator[dg.Output[None]]:
-        with failure_in_one_sentence(), blueprint.pipeline(context.resources, connect=False) as pipeline:
+        with failure_in_one_sentence(), blueprint.step(context, connect=False) as pipeline:
             wanted = known_keys(pipeline.ledger.keys(pipeline.name), config.media)
         report = submit_media(blueprint, context, sorted(wanted), ask="force")
         yield dg.Output(None, metadata=submission_numbers(report))
@@ -169,7 +169,7 @@ def _plan(blueprint: Blueprint) -> dg.JobDefinition:
     )
     def plan(context: dg.OpExecutionContext) -> Iterator[dg.Output[None]]:
         limits = blueprint.client_resource(context.resources).limits()
-        with failure_in_one_sentence(), blueprint.pipeline(context.resources, connect=False) as pipeline:
+        with failure_in_one_sentence(), blueprint.step(context, connect=False) as pipeline:
             planned = make_plan(pipeline, limits=limits)
         context.log.info(f"{planned.headline} {planned.pace}")
         yield dg.Output(None, metadata=plan_metadata(planned))
@@ -187,7 +187,7 @@ def _retire_vanished(blueprint: Blueprint) -> dg.JobDefinition:
         description="Removes the segments and partitions of media files that are gone from the library.",
     )
     def retire(context: dg.OpExecutionContext, config: RetireConfig) -> Iterator[dg.Output[None]]:
-        with failure_in_one_sentence(), blueprint.pipeline(context.resources, connect=False) as pipeline:
+        with failure_in_one_sentence(), blueprint.step(context, connect=False) as pipeline:
             retired, kept = retire_gone(pipeline, config.media)
         for key in kept:
             context.log.info(f"{key} is kept for now: a file with the same content is not embedded yet.")

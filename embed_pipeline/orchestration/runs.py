@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,9 @@ PARTITION_TAG = "dagster/partition"
 _CREATED_COUNTS_FOR = timedelta(minutes=10)
 _BEFORE_ITS_PROCESS = (dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING)
 _AT_WORK = (dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
+# A step's process starts within seconds, and that a step waits for the pool is logged every five minutes.
+_BETWEEN_STEPS_SEC = 60.0
+_WAITING_SEC = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,28 +101,44 @@ def queued_keys(
 
 
 def end_stale_runs(instance: dg.DagsterInstance, names: PipelineNames, ledger: Ledger) -> list[str]:
-    """End the runs whose lease on their media files has lapsed, where Dagster still has them as started.
+    """End the runs whose process is gone, where Dagster still has them as started.
 
-    Nothing depends on it: their media files are free as soon as the lease has lapsed.
+    A run holds a lease in the ledger while a step of it works. No media file waits for such a run, but it takes the
+    place of another one in Dagster's queue. Where Dagster's monitoring looks after the processes itself, it is let.
 
     Returns:
         The ids of the runs that were ended.
     """
-    lapsed = ledger.media.lapsed_runs(names.name or "")
-    if not lapsed:
+    if instance.run_monitoring_enabled and instance.run_launcher.supports_check_run_worker_health:
         return []
+    runs = instance.get_runs(dg.RunsFilter(statuses=list(_AT_WORK)))
+    if not runs:
+        return []
+    leases, waiting = ledger.runs.leases(names.name or ""), _waiting_for_the_pool(instance)
     ended = []
-    for run in instance.get_runs(dg.RunsFilter(run_ids=sorted(lapsed), statuses=list(_AT_WORK))):
+    for run in runs:
         others = set(run.asset_selection or ()) - names.assets
         if others or (not run.asset_selection and run.job_name not in names.jobs):
             continue  # it may be at work on somebody else's asset
-        message = "Run ended: process gone. It missed its heartbeat, and its lease on its media files has lapsed."
+        if leases.get(run.run_id):
+            continue
+        # Without any lease it is before its first step, between two, or after the last.
+        patience_sec = _WAITING_SEC if run.run_id in waiting else _BETWEEN_STEPS_SEC
+        if run.run_id not in leases and _silent_sec(instance, run) < patience_sec:
+            continue
+        message = "Run ended: process gone. It missed its heartbeat, and its lease in the ledger has lapsed."
         if run.status is dg.DagsterRunStatus.CANCELING:
             instance.report_run_canceled(run, message)
         else:
             instance.report_run_failed(run, message)
         ended.append(run.run_id)
     return ended
+
+
+def _silent_sec(instance: dg.DagsterInstance, run: dg.DagsterRun) -> float:
+    """Return the seconds since a run logged anything."""
+    records = instance.get_records_for_run(run.run_id, limit=1, ascending=False).records
+    return time.time() - records[0].event_log_entry.timestamp if records else float("inf")
 
 
 def _waiting_for_the_pool(instance: dg.DagsterInstance) -> Collection[str]:

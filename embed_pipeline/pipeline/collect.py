@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from embed_pipeline.errors import DatasetError, EmbedPipelineError
-from embed_pipeline.ledger import MediaRow, OutboxRow, TaskRow, Written
+from embed_pipeline.ledger import MediaRow, TaskRow, Written
 from embed_pipeline.ledger.ledger import PendingFile
 from embed_pipeline.ledger.states import ENDED, TaskState
 from embed_pipeline.pipeline.context import (
     CircuitBreaker,
     PipelineContext,
     Report,
+    Unreported,
     describe_exception,
     report_nothing,
     traceback_of,
@@ -158,7 +159,7 @@ class _Collection:
     ) -> None:
         self.pipeline, self.run_id, self.log = pipeline, run_id, log
         self.report = CollectionReport()
-        self._publish, self._describe = report, describe
+        self._unreported, self._describe = Unreported(report), describe
         self._breaker = CircuitBreaker()
         self._rows: dict[str, MediaRow] = {}
         self._tasks: dict[str, TaskRow] = {}
@@ -242,62 +243,77 @@ class _Collection:
                     self.pipeline.ledger.media.count_try(self.pipeline.name, keys)
                 for task_id in starting:
                     under_way[pool.submit(self._result, self._tasks[task_id], groups[task_id])] = task_id
-                for future in wait(under_way, return_when=FIRST_COMPLETED).done:
-                    task_id = under_way.pop(future)
-                    if self._take(self._tasks[task_id], groups[task_id], future):
-                        unready.append(task_id)
+                # What is there is recorded before anything else is reported, which takes longer.
+                timeout = 0.0 if self._unreported else None
+                done = wait(under_way, timeout=timeout, return_when=FIRST_COMPLETED).done
+                unready += self._take([(under_way.pop(future), future) for future in done], groups)
+                self._unreported.report_some()
+        self._unreported.report_all()
         self.pipeline.ledger.media.clear_tries(self.pipeline.name, [key for one in task_ids for key in groups[one]])
         for task_id in todo:
             self.report.unseen.update(dict.fromkeys(groups[task_id], self.report.stopped or ""))
         return unready
 
-    def _take(self, task: TaskRow, keys: Sequence[str], future: Future[_Outcome]) -> bool:
-        """Record what came of one fetch; return whether its task is still processing."""
+    def _take(self, done: Sequence[tuple[str, Future[_Outcome]]], groups: Mapping[str, list[str]]) -> list[str]:
+        """Record what came of some fetches; return the tasks that are still processing."""
         target, ledger = self.pipeline.target, self.pipeline.ledger
-        try:
-            result = future.result()
-        except EmbedPipelineError as error:
-            if self._breaker.trips_on(error):
-                self.report.stopped = self.report.stopped or str(error)
+        in_dataset: list[tuple[TaskRow, Sequence[Written]]] = []
+        unready: list[str] = []
+        for task_id, future in done:
+            task, keys = self._tasks[task_id], groups[task_id]
+            if (problem := future.exception()) is not None:
+                self._take_problem(problem, keys)
+                continue
+            self._breaker.reset()
+            match future.result():
+                case _NotReady():
+                    unready.append(task_id)
+                case _InDataset(written, size_bytes):
+                    in_dataset.append((task, written))
+                    self.report.size_bytes += size_bytes
+                case _NoResult(state, message):
+                    self._end(task, keys, state, message)
+        if in_dataset:
+            self._unreported.add(ledger.tasks.collected_together(target, in_dataset, run_id=self.run_id))
+            for file in (file for _, written in in_dataset for file in written):
+                self.report.collected[file.key] = file.segments
+                self.report.problems[file.key] = Problems(**file.problems)
+        return unready
+
+    def _take_problem(self, problem: BaseException, keys: Sequence[str]) -> None:
+        """Record why a result could not be fetched or written."""
+        if isinstance(problem, EmbedPipelineError):
+            if self._breaker.trips_on(problem):
+                self.report.stopped = self.report.stopped or str(problem)
                 self.report.unseen.update(dict.fromkeys(keys, self.report.stopped))
             else:
-                self.report.failed.update(dict.fromkeys(keys, str(error)))
-            return False
-        except Exception as error:
+                self.report.failed.update(dict.fromkeys(keys, str(problem)))
+        elif isinstance(problem, Exception):
             # Whatever is wrong with one result, the others must not expire for it.
-            self.report.failed.update(dict.fromkeys(keys, describe_exception(error)))
-            self.log(f"{keys[0]}: {traceback_of(error)}")
-            return False
-        self._breaker.reset()
-        match result:
-            case _NotReady():
-                return True
-            case _InDataset():
-                self._tell(ledger.tasks.collected(target, task, result.written, run_id=self.run_id))
-                self.report.size_bytes += result.size_bytes
-                for file in result.written:
-                    self.report.collected[file.key] = file.segments
-                    self.report.problems[file.key] = Problems(**file.problems)
-            case _NoResult():
-                retry_after_sec = None
-                if result.state is not TaskState.FAILED:
-                    expired = result.state is TaskState.EXPIRED
-                    first_sec = self.pipeline.policy.retry_backoff_sec
-                    retry_after_sec = 0.0 if expired else backoff_sec(task.tries, first_sec)
-                own = set(keys)
-                self._tell(
-                    ledger.tasks.ended(
-                        target,
-                        task,
-                        result.state,
-                        result.message,
-                        retry_after_sec=retry_after_sec,
-                        run_id=self.run_id,
-                        own=own,
-                    )
-                )
-                self.report.failed.update(dict.fromkeys(keys, result.message))
-        return False
+            self.report.failed.update(dict.fromkeys(keys, describe_exception(problem)))
+            self.log(f"{keys[0]}: {traceback_of(problem)}")
+        else:
+            raise problem
+
+    def _end(self, task: TaskRow, keys: Sequence[str], state: TaskState, message: str) -> None:
+        """Record that a task gives no result."""
+        retry_after_sec = None
+        if state is TaskState.EXPIRED:
+            retry_after_sec = 0.0
+        elif state is not TaskState.FAILED:
+            retry_after_sec = backoff_sec(task.tries, self.pipeline.policy.retry_backoff_sec)
+        self._unreported.add(
+            self.pipeline.ledger.tasks.ended(
+                self.pipeline.target,
+                task,
+                state,
+                message,
+                retry_after_sec=retry_after_sec,
+                run_id=self.run_id,
+                own=set(keys),
+            )
+        )
+        self.report.failed.update(dict.fromkeys(keys, message))
 
     def _defer(self) -> None:
         """Record what the others wait for."""
@@ -312,10 +328,6 @@ class _Collection:
                 wait_sec = backoff_sec(row.failures + 1, policy.retry_backoff_sec, longest_sec=_LONGEST_BACKOFF_SEC)
                 reasons[key] = (report.failed[key], wait_sec)
         self.pipeline.ledger.media.defer(self.pipeline.name, reasons, failed=report.failed)
-
-    def _tell(self, changes: Sequence[OutboxRow]) -> None:
-        if changes:
-            self._publish(changes)
 
     # Below, what is done in the threads of the pool.
 

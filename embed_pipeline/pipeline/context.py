@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
@@ -94,6 +95,39 @@ def platform_of(base_url: str) -> str:
     return EMULATOR if host in {"127.0.0.1", "localhost", "::1"} else host
 
 
+class Unreported:
+    """Changes that a run has recorded and is still to report, in the thread that gives them.
+
+    What is reported takes a while each, and in between the run may have something to record.
+
+    Args:
+        report: Reports them.
+    """
+
+    _AT_ONCE = 10
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._rows: deque[OutboxRow] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._rows)
+
+    def add(self, rows: Sequence[OutboxRow]) -> None:
+        """Take changes that were recorded."""
+        self._rows.extend(rows)
+
+    def report_some(self) -> None:
+        """Report the oldest few."""
+        if rows := [self._rows.popleft() for _ in range(min(self._AT_ONCE, len(self._rows)))]:
+            self._report(rows)
+
+    def report_all(self) -> None:
+        """Report all of them."""
+        while self._rows:
+            self.report_some()
+
+
 def report_nothing(_rows: Sequence[OutboxRow]) -> None:
     """Leave changes in the outbox, for whoever reports them."""
 
@@ -107,25 +141,61 @@ def working(pipeline: PipelineContext, run_id: str, owner: str) -> Iterator[None
         run_id: The run, which has leases on media files.
         owner: The process, which has claims.
     """
-    ledger, lease_sec, over = pipeline.ledger, pipeline.policy.lease_sec, threading.Event()
+    ledger, lease_sec = pipeline.ledger, pipeline.policy.lease_sec
 
     def renew() -> None:
-        while not over.wait(lease_sec / 3):
-            # The next turn may reach the ledger again; a claim that lapses meanwhile is noticed before it is used.
-            with suppress(EmbedPipelineError):
-                ledger.media.renew_work(run_id=run_id, lease_sec=lease_sec)
-                ledger.tasks.renew(owner, lease_sec=lease_sec)
+        ledger.media.renew_work(run_id=run_id, lease_sec=lease_sec)
+        ledger.tasks.renew(owner, lease_sec=lease_sec)
 
-    thread = threading.Thread(target=renew, name="embed-pipeline-leases", daemon=True)
+    try:
+        with _renewing(renew, lease_sec / 3):
+            yield
+    finally:
+        # Without the ledger they lapse by themselves, and what ended the run is the error to read.
+        with suppress(LedgerError):
+            ledger.media.end_work(run_id=run_id)
+
+
+@contextmanager
+def living(pipeline: PipelineContext, run_id: str) -> Iterator[None]:
+    """Hold a run's own lease while it works, whatever it works on.
+
+    Args:
+        pipeline: The pipeline.
+        run_id: The run as its orchestrator knows it.
+    """
+    lease_sec = pipeline.policy.lease_sec
+
+    def renew() -> None:
+        pipeline.ledger.runs.renew(pipeline.name, run_id, lease_sec=lease_sec)
+
+    renew()
+    try:
+        with _renewing(renew, lease_sec / 3):
+            yield
+    finally:
+        with suppress(LedgerError):
+            pipeline.ledger.runs.end(run_id)
+
+
+@contextmanager
+def _renewing(renew: Callable[[], None], interval_sec: float) -> Iterator[None]:
+    """Renew leases now and then, in a thread."""
+    over = threading.Event()
+
+    def go_on() -> None:
+        while not over.wait(interval_sec):
+            # The next time may reach the ledger again; a claim that lapses meanwhile is noticed before it is used.
+            with suppress(EmbedPipelineError):
+                renew()
+
+    thread = threading.Thread(target=go_on, name="embed-pipeline-leases", daemon=True)
     thread.start()
     try:
         yield
     finally:
         over.set()
         thread.join()
-        # Without the ledger they lapse by themselves, and what ended the run is the error to read.
-        with suppress(LedgerError):
-            ledger.media.end_work(run_id=run_id)
 
 
 class CircuitBreaker:

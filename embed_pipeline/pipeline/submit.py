@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Literal
 from uuid import uuid4
 
 from embed_pipeline.errors import EmbedPipelineError, MediaError, UnplayableMediaError
-from embed_pipeline.ledger import Claim, Claimed, ClaimOutcome, Content, Limits, MediaRow, OutboxRow, Step, TaskRow
+from embed_pipeline.ledger import Claim, Claimed, ClaimOutcome, Content, Limits, MediaRow, Step, TaskRow
 from embed_pipeline.ledger.states import SERVING, TaskState
 from embed_pipeline.ledger.tasks import Ask
 from embed_pipeline.pipeline.context import (
     CircuitBreaker,
     PipelineContext,
     Report,
+    Unreported,
     describe_exception,
     report_nothing,
     traceback_of,
@@ -187,7 +188,7 @@ class _Submission:
         self.owner = uuid4().hex
         self.report = SubmissionReport()
         self.paused_sec = 0.0
-        self._publish = report
+        self._unreported = Unreported(report)
         self._breaker = CircuitBreaker()
         self._pauses = 0
         self._files: dict[str, MediaFile] = {}
@@ -205,6 +206,7 @@ class _Submission:
         jobs = self._jobs(rows, [key for key in keys if key in self._files and key in rows])
         self._carry_out(self._recover(jobs))
         self._finish(keys)
+        self._unreported.report_all()
 
     # What is to be done.
 
@@ -223,7 +225,7 @@ class _Submission:
         )
         self._files = {key: file for key, file in found.items() if key in fingerprints}
         facts = [facts_of(file, fingerprints[key], content_token(file)) for key, file in self._files.items()]
-        self._tell(ledger.media.record(target, facts, run_id=self.run_id))
+        self._unreported.add(ledger.media.record(target, facts, run_id=self.run_id))
         rows = ledger.rows(target, missing)
         for key, message in missing.items():
             row = rows.get(key)
@@ -315,7 +317,7 @@ class _Submission:
             if self._breaker.trips_on(error):
                 self._stop(str(error))
             return list(left.values())
-        self._tell(found.changes)
+        self._unreported.add(found.changes)
         for row in found.cleared:
             pipeline.ledger.tasks.release(row)
         for row in (row for row in lapsed if row.content in left):
@@ -330,22 +332,29 @@ class _Submission:
 
     def _carry_out(self, jobs: Sequence[_Job]) -> None:
         """Claim and create a few at a time, until all are dealt with."""
-        waiting, in_doubt, most = list(jobs), list[_Job](), _CLAIMS_PER_WORKER * self.pipeline.concurrency
+        waiting, in_doubt, concurrency = list(jobs), list[_Job](), self.pipeline.concurrency
+        most = _CLAIMS_PER_WORKER * concurrency
         under_way: dict[Future[TasksCreateResponse], _Job] = {}
-        with ThreadPoolExecutor(self.pipeline.concurrency) as pool:
+        with ThreadPoolExecutor(concurrency) as pool:
             try:
                 while under_way or (waiting and not self.report.stopped):
                     pause = None  # until an answer is there
                     if not self.report.stopped:
-                        for job in self._start(waiting, most - len(under_way)):
-                            under_way[pool.submit(self._create, job)] = job
+                        # Several are claimed in one transaction, before the workers run out of them.
+                        if len(under_way) <= most - concurrency // 2:
+                            for job in self._start(waiting, most - len(under_way)):
+                                under_way[pool.submit(self._create, job)] = job
                         if waiting and len(under_way) < most:
                             pause = max(min(job.not_before for job in waiting) - time.monotonic(), 0.0)
                     if not under_way and pause is not None:
+                        self._unreported.report_all()
                         self.paused_sec += pause
                         time.sleep(pause)
-                    for future in wait(under_way, timeout=pause, return_when=FIRST_COMPLETED).done:
-                        self._take_answer(under_way.pop(future), future, waiting, in_doubt)
+                    # What was answered is recorded before anything else is reported, which takes longer.
+                    timeout = 0.0 if self._unreported else pause
+                    done = wait(under_way, timeout=timeout, return_when=FIRST_COMPLETED).done
+                    self._take_answers([(under_way.pop(future), future) for future in done], waiting, in_doubt)
+                    self._unreported.report_some()
             except BaseException:
                 self._end_early(under_way)
                 raise
@@ -378,7 +387,8 @@ class _Submission:
                 if future.cancelled():
                     self._release(job)
                 else:
-                    self._take_answer(job, future, [], [])
+                    self._take_answers([(job, future)], [], [])
+            self._unreported.report_all()
         except EmbedPipelineError as error:
             self.log(f"The run ends without a record of all that it did, which the next one looks for. {error}")
 
@@ -471,15 +481,36 @@ class _Submission:
         pipeline.ledger.tasks.note_upload(claimed, asset_id)
         return MediaSource(asset_id=asset_id)
 
-    def _take_answer(
+    def _take_answers(
+        self,
+        answers: Sequence[tuple[_Job, Future[TasksCreateResponse]]],
+        waiting: list[_Job],
+        in_doubt: list[_Job],
+    ) -> None:
+        """Record what came of some requests: the tasks that were created in one transaction."""
+        created: list[tuple[_Job, TasksCreateResponse]] = []
+        others: list[tuple[_Job, Future[TasksCreateResponse]]] = []
+        for job, answer in answers:
+            if answer.exception() is None:
+                created.append((job, answer.result()))
+            else:
+                others.append((job, answer))
+        if created:
+            self._breaker.reset()
+            self._pauses = 0
+            self._record(created)
+        for job, answer in others:
+            self._take_error_of(job, answer, waiting, in_doubt)
+
+    def _take_error_of(
         self, job: _Job, answer: Future[TasksCreateResponse], waiting: list[_Job], in_doubt: list[_Job]
     ) -> None:
-        """Record what came of one request."""
+        """Record what came of a request that was answered with an error, or not at all."""
         from embed_pipeline.client import AmbiguousCreateError, RetryLaterError
 
         tasks = self.pipeline.ledger.tasks
         try:
-            task = answer.result()
+            answer.result()
         except RetryLaterError as limit:
             self._pause(job, limit, waiting)
         except AmbiguousCreateError as error:
@@ -501,10 +532,6 @@ class _Submission:
             tasks.leave_in_doubt(job.claim, doubt_sec=self._full_doubt_sec)
             self.log(f"{job.keys[0]}: {traceback_of(error)}")
             self._fail(job.keys, describe_exception(error))
-        else:
-            self._breaker.reset()
-            self._pauses = 0
-            self._record(job, task)
 
     @property
     def _full_doubt_sec(self) -> float:
@@ -516,24 +543,38 @@ class _Submission:
             return self._full_doubt_sec
         return min(error.in_doubt_sec, self._full_doubt_sec)
 
-    def _record(self, job: _Job, task: TasksCreateResponse) -> None:
-        changes, duplicate = self.pipeline.ledger.tasks.created(
-            self.pipeline.target,
-            job.claim,
-            task_id=str(task.id),
-            lifetime_sec=self.pipeline.policy.result_lifetime_sec,
-            origin="adopted" if task.adopted else "created",
+    def _record(self, answers: Sequence[tuple[_Job, TasksCreateResponse]]) -> None:
+        """Record tasks that were created, or found by the client after an answer was lost."""
+        pipeline, tasks = self.pipeline, self.pipeline.ledger.tasks
+        lifetime_sec = pipeline.policy.result_lifetime_sec
+        changes, recorded = tasks.created_together(
+            pipeline.target,
+            [(job.claim, str(task.id)) for job, task in answers if not task.adopted],
+            lifetime_sec=lifetime_sec,
             run_id=self.run_id,
             own=self._own,
         )
-        self._tell(changes)
-        if duplicate is None:
-            self._count(job, str(task.id), adopted=bool(task.adopted))
-            return
-        self.log(
-            f"{job.keys[0]}: task {task.id} was created although task {duplicate.serving} serves the same content: "
-            "this process stood still for longer than its lease while the request was on its way."
-        )
+        self._unreported.add(changes)
+        for job, task in answers:
+            duplicate = None
+            if job.claim.id not in recorded:
+                changes, duplicate = tasks.created(
+                    pipeline.target,
+                    job.claim,
+                    task_id=str(task.id),
+                    lifetime_sec=lifetime_sec,
+                    origin="adopted" if task.adopted else "created",
+                    run_id=self.run_id,
+                    own=self._own,
+                )
+                self._unreported.add(changes)
+            if duplicate is None:
+                self._count(job, str(task.id), adopted=bool(task.adopted))
+                continue
+            self.log(
+                f"{job.keys[0]}: task {task.id} was created although task {duplicate.serving} serves the same content: "
+                "this process stood still for longer than its lease while the request was on its way."
+            )
 
     def _take_error(self, job: _Job, error: EmbedPipelineError, waiting: list[_Job]) -> None:
         """Record that nothing was created, and try again what may succeed."""
@@ -597,6 +638,7 @@ class _Submission:
                 soon.append(job)
         if not soon:
             return
+        self._unreported.report_all()
         time.sleep(max(max(job.not_before for job in soon) - time.monotonic(), 0.0))
         for job in soon:
             job.tries += 1
@@ -608,7 +650,7 @@ class _Submission:
         """Attach what tasks serve already, and record what the others wait for."""
         ledger, target, report = self.pipeline.ledger, self.pipeline.target, self.report
         unserved = [key for key in keys if key not in self._served]
-        self._tell(
+        self._unreported.add(
             ledger.tasks.attach(
                 target, [key for key in unserved if key not in report.failed], run_id=self.run_id, again=True
             )
@@ -649,7 +691,7 @@ class _Submission:
         self.report.minutes += job.minutes or 0.0
 
     def _end(self, job: _Job, reason: str) -> None:
-        self._tell(
+        self._unreported.add(
             self.pipeline.ledger.tasks.ended(
                 self.pipeline.target, job.claim, TaskState.REFUSED, reason, run_id=self.run_id, own=self._own
             )
@@ -678,7 +720,3 @@ class _Submission:
 
     def _fail(self, keys: Sequence[str], reason: str) -> None:
         self.report.failed.update(dict.fromkeys(keys, reason))
-
-    def _tell(self, changes: Sequence[OutboxRow]) -> None:
-        if changes:
-            self._publish(changes)

@@ -29,6 +29,7 @@ def dying_before_the_record() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Tasks, "created", die)
+        patch.setattr(Tasks, "created_together", die)
         patch.setattr(MediaFiles, "end_work", lambda *_, **__: None)
         yield
 

@@ -325,7 +325,7 @@ def test_reader_sees_one_state_while_others_write(ledger):
 
 @pytest.mark.server
 def test_process_that_is_frozen_within_a_transaction_does_not_hold_up_the_others_for_ever(postgres_url, monkeypatch):
-    monkeypatch.setattr(database, "_POSTGRES_TIMEOUTS", _in_half_a_second(database._POSTGRES_TIMEOUTS))
+    monkeypatch.setattr(database, "_POSTGRES_TIMEOUTS_AND_NOW", _in_half_a_second(database._POSTGRES_TIMEOUTS_AND_NOW))
     frozen, other = Ledger(postgres_url), Ledger(postgres_url)
     with frozen, other:
         other.media.record(TARGET, [facts()])

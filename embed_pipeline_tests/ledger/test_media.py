@@ -306,11 +306,8 @@ def test_file_that_a_run_works_on_is_not_due(ledger, clock):
     ledger.media.renew_work(run_id="r1", lease_sec=LEASE_SEC)
     clock.move(LEASE_SEC - 1)
     assert ledger.due(TARGET) == []
-    assert ledger.media.lapsed_runs("") == set()
     clock.move(1)
     assert [file.key for file in ledger.due(TARGET)] == ["a.mp4"]
-    assert ledger.media.lapsed_runs("") == {"r1"}
-    assert ledger.media.lapsed_runs("other") == set()
 
 
 def test_tries_that_nothing_came_of_are_counted(ledger, clock):

@@ -98,6 +98,14 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name", name=op.f("pk_pipeline")),
     )
     op.create_table(
+        "run",
+        sa.Column("run_id", _name, nullable=False),
+        sa.Column("pipeline", _name, nullable=False),
+        sa.Column("lease_until", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("run_id", name=op.f("pk_run")),
+    )
+    op.create_index(op.f("ix_run_pipeline"), "run", ["pipeline"], unique=False)
+    op.create_table(
         "task",
         sa.Column("id", _id, autoincrement=True, nullable=False),
         sa.Column("fingerprint", _name, nullable=False),
@@ -151,5 +159,5 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Drop the tables."""
-    for table in ("outbox", "task", "media", "pipeline"):
+    for table in ("outbox", "task", "run", "media", "pipeline"):
         op.drop_table(table)
