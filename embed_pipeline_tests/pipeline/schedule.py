@@ -6,14 +6,16 @@ its own, as a process has, and its claims go out one at a time, so that a schedu
 
 from __future__ import annotations
 
+import random
 import threading
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, BinaryIO, ClassVar, Literal
 from uuid import uuid4
 
 import httpx
@@ -44,6 +46,7 @@ from embed_pipeline_tests.pipeline.platform import BASE_URL, DIMENSION, Outcome,
 
 SETTINGS = EmbeddingSettings(model_name="marengo3.5", embedding_dimension=DIMENSION, audio_options=("audio",))
 POLICY = PipelinePolicy(submit_automatically=True, collect_wait_sec=0.0)
+BEGIN = 1_700_000_000.0
 MACHINE_AHEAD_SEC = 100.0
 _STUCK_SEC = 120.0
 _MOST_STEPS = 3000
@@ -55,22 +58,42 @@ class ProcessKilledError(BaseException):
     """The process is gone: nothing that it does has an effect any more."""
 
 
+Kind = Literal["transaction", "leave", "create", "created", "list", "listed", "upload", "uploaded", "other"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happens to a worker before one of its steps.
+
+    Args:
+        worker: Its number.
+        kind: The kind of step.
+        nth: Which of that kind, from 0; of all kinds where the kind is None.
+        freeze_sec: Seconds for which it stands still; None where it dies.
+    """
+
+    worker: int
+    kind: Kind | None
+    nth: int
+    freeze_sec: float | None = None
+
+
 @dataclass
 class Schedule:
     """What happens when.
 
     Args:
-        order: Which of the workers that can go on does, step by step; then the first one that can.
-        jumps: Seconds by which the time moves on before a step.
-        kills: Steps before which the worker that would take it dies.
+        seed: What the order of the workers is drawn from; None for the first one that can go on.
+        step_sec: Seconds that a step takes.
+        events: Deaths, and times in which a worker stands still.
         fates: Seconds until a create is carried out whose sender dies while it is on its way, or None for never.
         outcomes: What becomes of creates, one after the other; then all are created.
         delays: Seconds until a create that is late is carried out.
     """
 
-    order: list[int] = field(default_factory=list)
-    jumps: dict[int, float] = field(default_factory=dict)
-    kills: set[int] = field(default_factory=set)
+    seed: int | None = None
+    step_sec: float = 0.0
+    events: list[Event] = field(default_factory=list)
     fates: list[float | None] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
     delays: list[float] = field(default_factory=list)
@@ -80,7 +103,7 @@ class VirtualTime:
     """The time of a test, in place of the module `time`."""
 
     def __init__(self) -> None:
-        self.now = 1_700_000_000.0
+        self.now = BEGIN
         self.scheduler: Scheduler | None = None
 
     def time(self) -> float:
@@ -100,11 +123,14 @@ class Worker:
 
     def __init__(self, scheduler: Scheduler, number: int) -> None:
         self.scheduler, self.number = scheduler, number
-        self.waits, self.is_dead, self.is_done = False, False, False
-        self.label, self.request, self.wake_at = "", None, 0.0
+        self.waits, self.is_doomed, self.is_dead, self.is_done = False, False, False, False
+        self.label, self.kind, self.request, self.wake_at = "", "other", None, 0.0
+        self.taken: Counter[str | None] = Counter()
         self.problem: BaseException | None = None
 
-    def step(self, label: str, *, request: httpx.Request | None = None, wake_at: float = 0.0) -> None:
+    def step(
+        self, label: str, kind: Kind = "other", *, request: httpx.Request | None = None, wake_at: float = 0.0
+    ) -> None:
         """Wait for the turn to do something that others see."""
         if threading.current_thread().name == "embed-pipeline-leases":
             return  # it renews leases by the machine's time, of which none passes here
@@ -113,7 +139,9 @@ class Worker:
             if self.is_dead:
                 raise ProcessKilledError
             self.scheduler.by_thread[threading.get_ident()] = self
-            self.label, self.request, self.wake_at, self.waits = label, request, wake_at, True
+            self.label, self.kind, self.request, self.wake_at = label, kind, request, wake_at
+            self.scheduler.meet(self)
+            self.waits = True
             condition.notify_all()
             assert condition.wait_for(lambda: not self.waits, timeout=_STUCK_SEC), "nobody gives this worker its turn"
             if self.is_dead:
@@ -164,8 +192,8 @@ class Scheduler:
             threads.append(threading.Thread(target=worker.run, args=(program, pipeline)))
         for thread in threads:
             thread.start()
-        order = iter(self.schedule.order)
-        for number in range(_MOST_STEPS):
+        chance = None if self.schedule.seed is None else random.Random(self.schedule.seed)
+        for _ in range(_MOST_STEPS):
             with self.condition:
                 is_quiet = self.condition.wait_for(lambda: all(one.waits or one.is_done for one in workers), _STUCK_SEC)
                 assert is_quiet, f"a worker hangs after {self.steps[-10:]}"
@@ -173,12 +201,12 @@ class Scheduler:
                 if not waiting:
                     break
                 time = self.world.time
-                time.now = max(time.now + self.schedule.jumps.get(number, 0.0), min(one.wake_at for one in waiting))
+                time.now = max(time.now + self.schedule.step_sec, min(one.wake_at for one in waiting))
                 able = [worker for worker in waiting if worker.wake_at <= time.now]
-                chosen = able[next(order, 0) % len(able)]
-                self.steps.append(f"{number}: worker {chosen.number}: {chosen.label}")
-                if number in self.schedule.kills:
-                    self.steps[-1] += " (killed)"
+                chosen = able[0] if chance is None else chance.choice(able)
+                self.note(f"worker {chosen.number}: {chosen.label}")
+                if chosen.is_doomed:
+                    self.note(f"worker {chosen.number} dies")
                     self.kill(chosen)
                 chosen.waits = False
                 self.condition.notify_all()
@@ -190,6 +218,27 @@ class Scheduler:
             if worker.problem is not None:
                 told = "".join(traceback.format_exception(worker.problem))
                 raise AssertionError(f"worker {worker.number} failed: {told}\n" + "\n".join(self.steps))
+
+    def note(self, words: str) -> None:
+        self.steps.append(f"{self.world.time.now - BEGIN:7.1f} s: {words}")
+
+    def meet(self, worker: Worker) -> None:
+        """Let happen what is to happen to a worker before a step."""
+        for event in self.schedule.events:
+            if (
+                event.worker == worker.number
+                and event.nth == worker.taken[event.kind]
+                and event.kind in {None, worker.kind}
+            ):
+                if event.freeze_sec is None:
+                    worker.is_doomed = True
+                else:
+                    worker.wake_at = max(worker.wake_at, self.world.time.now + event.freeze_sec)
+                    self.note(
+                        f"worker {worker.number} stands still for {event.freeze_sec:.0f} s before: {worker.label}"
+                    )
+        worker.taken[worker.kind] += 1
+        worker.taken[None] += 1
 
     def kill(self, worker: Worker) -> None:
         """End a worker where it is; its request may be on its way already."""
@@ -220,14 +269,14 @@ class SteppedDatabase(Database):
     @contextmanager
     def write(self) -> Iterator[Any]:
         if self._worker is not None:
-            self._worker.step("write")
+            self._worker.step("write", "transaction")
         with super().write() as opened:
             yield opened
 
     @contextmanager
     def read(self) -> Iterator[Any]:
         if self._worker is not None:
-            self._worker.step("read")
+            self._worker.step("read", "transaction")
         with super().read() as opened:
             yield opened
 
@@ -242,7 +291,7 @@ class SteppedTasks(Tasks):
     def mark_sent(self, *arguments: Any, **options: Any) -> bool:
         leave = super().mark_sent(*arguments, **options)
         if self._worker is not None:
-            self._worker.step("has leave to send")
+            self._worker.step("has leave to send", "leave")
         return leave
 
 
@@ -361,14 +410,21 @@ class SharedWorld:
         def serve(request: httpx.Request) -> httpx.Response:
             is_create = request.method == "POST" and request.url.path.endswith("embed-v2/tasks")
             name, sent_at = f"{request.method} {request.url.path.removeprefix('/v1.3/')}", self.time.now
+            kinds: tuple[Kind, Kind] = ("create", "created") if is_create else ("other", "other")
+            if not is_create and request.url.path.endswith("embed-v2/tasks"):
+                kinds = ("list", "listed")
+            elif request.method == "POST" and request.url.path.endswith("assets"):
+                kinds = ("upload", "uploaded")
             if worker is not None:
-                worker.step(name, request=request)
+                worker.step(name, kinds[0], request=request)
             outcome = self._outcome(sent_at) if is_create else "created"
-            delay = self.schedule.delays.pop(0) if outcome in {"late", "gateway timeout"} and self.schedule.delays else 9.0
+            delay = (
+                self.schedule.delays.pop(0) if outcome in {"late", "gateway timeout"} and self.schedule.delays else 9.0
+            )
             late_at = min(self.time.now + delay, self.last_moment(sent_at))
             response = self.platform.serve(request, outcome, late_at)
             if worker is not None:
-                worker.step(f"answer {response.status_code} to {name}")
+                worker.step(f"answer {response.status_code} to {name}", kinds[1])
             return response
 
         # One look after an error leaves the rest of the time to the pipeline, as the defaults do.
@@ -421,8 +477,10 @@ class SharedWorld:
             submit_all(pipeline)
             collect_all(pipeline)
             states = set(pipeline.ledger.states(pipeline.target).values())
-            if self.platform.is_idle and states == {MediaState.EMBEDDED} and not pipeline.ledger.tasks.lapsed_claims(
-                pipeline.platform
+            if (
+                self.platform.is_idle
+                and states == {MediaState.EMBEDDED}
+                and not pipeline.ledger.tasks.lapsed_claims(pipeline.platform)
             ):
                 pipeline.ledger.close()
                 return

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from embed_pipeline.ledger import Ledger
 from embed_pipeline_tests.ledger.values import task_rows
 from embed_pipeline_tests.pipeline.platform import OUTCOMES, vector_of
-from embed_pipeline_tests.pipeline.schedule import SETTINGS, Schedule, SharedWorld, collect_all, submit_all, tick
+from embed_pipeline_tests.pipeline.schedule import SETTINGS, Event, Schedule, SharedWorld, collect_all, submit_all, tick
 
 FILES = {"a.wav": "A", "b.wav": "B", "twin of a.wav": "A", "c.wav": "C"}
 
@@ -46,7 +46,9 @@ def test_death_at_every_step(tmp_path: Path, make_ledger: Callable[[], str], del
     check(world, whole.steps)
     for number in range(len(whole.steps)):
         world = SharedWorld(tmp_path, make_ledger(), files, delivery=delivery)
-        scheduler = world.play(Schedule(kills={number}, fates=[0.0]), [lambda one: (submit_all(one), collect_all(one))])
+        scheduler = world.play(
+            Schedule(events=[Event(0, None, number)], fates=[0.0]), [lambda one: (submit_all(one), collect_all(one))]
+        )
         check(world, scheduler.steps)
 
 
@@ -58,14 +60,27 @@ PROGRAMS = {
     "tick and submit": lambda one: (tick(one), submit_all(one)),
 }
 
+seconds = st.sampled_from([20.0, 50.0, 100.0, 180.0, 400.0])
+events = st.one_of(
+    # Where it matters most, ...
+    st.builds(
+        Event,
+        worker=st.integers(0, 3),
+        kind=st.sampled_from(["leave", "create", "created", "list", "listed", "upload", "uploaded"]),
+        nth=st.integers(0, 2),
+        freeze_sec=st.none() | seconds,
+    ),
+    # ... and anywhere.
+    st.builds(Event, worker=st.integers(0, 3), kind=st.none(), nth=st.integers(0, 60), freeze_sec=st.none() | seconds),
+)
 schedules = st.builds(
     Schedule,
-    order=st.lists(st.integers(0, 3), max_size=120),
-    jumps=st.dictionaries(st.integers(0, 150), st.sampled_from([1.0, 20.0, 50.0, 100.0, 170.0, 500.0]), max_size=6),
-    kills=st.sets(st.integers(0, 150), max_size=4),
-    fates=st.lists(st.sampled_from([None, 0.0, 10.0, 60.0, 150.0]), min_size=4, max_size=4),
-    outcomes=st.lists(st.sampled_from(OUTCOMES), max_size=8),
-    delays=st.lists(st.sampled_from([0.0, 10.0, 60.0, 150.0]), min_size=8, max_size=8),
+    seed=st.none() | st.integers(0, 2**32),
+    step_sec=st.sampled_from([0.0, 0.3, 2.0]),
+    events=st.lists(events, max_size=6),
+    fates=st.lists(st.sampled_from([None, 0.0, 10.0, 60.0, 140.0]), min_size=4, max_size=4),
+    outcomes=st.lists(st.sampled_from(OUTCOMES), max_size=6),
+    delays=st.lists(st.sampled_from([0.0, 10.0, 60.0, 140.0]), min_size=6, max_size=6),
 )
 worlds = st.fixed_dictionaries(
     {
