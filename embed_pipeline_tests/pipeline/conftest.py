@@ -7,7 +7,10 @@ import pytest
 
 from embed_pipeline.emulator import Emulator, EmulatorSettings
 from embed_pipeline.pipeline import submit
+from embed_pipeline_tests.ledger.conftest import sqlite_template
 from embed_pipeline_tests.pipeline.world import World
+
+__all__ = ["sqlite_template"]
 
 
 @pytest.fixture
