@@ -327,10 +327,13 @@ def _billed_seconds(request: CreateTaskRequest, media_sec: float | None) -> floa
 def _read_created(reply: Reply) -> TasksCreateResponse | None:
     try:
         body = json.loads(reply.content)
-        if isinstance(body, Mapping) and (body.get("_id") or body.get("id")):
+    except ValueError:
+        body = None
+    if isinstance(body, Mapping) and (task_id := body.get("_id") or body.get("id")):
+        try:
             return TasksCreateResponse.model_validate(body)
-    except (ValueError, ValidationError):
-        pass
+        except ValidationError:  # something odd beside the id, which is what was paid for
+            return TasksCreateResponse.model_validate({"_id": str(task_id)})
     # The header names the task as well; whatever became of the body, the task exists and is ours.
     head, _, task_id = reply.headers.get("location", "").partition("?")[0].rstrip("/").rpartition("/")
     return TasksCreateResponse.model_validate({"_id": task_id}) if task_id and head.endswith("embed-v2/tasks") else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic import ValidationError
@@ -31,15 +31,26 @@ MAX_PAGE_LIMIT = 50
 _DEFAULT_PAGE_LIMIT = 10
 
 
-def timestamp(moment: datetime | str | None) -> str | None:
-    """A moment as the platform's filters want it, ``2024-03-01T00:00:00Z``; text passes unchanged.
+def timestamp(moment: date | str | None) -> str | None:
+    """Return a moment as the platform's filters take it, `2024-03-01T00:00:00Z`; text passes unchanged.
 
-    A datetime without a time zone is taken as UTC. Fractions of a second are dropped, as the filters know seconds only.
+    A date is its first moment, UTC. Fractions of a second are dropped, as the filters know seconds only.
+
+    Raises:
+        InvalidRequestError: A datetime without a time zone, which is somebody's local time.
     """
     if moment is None or isinstance(moment, str):
         return moment
-    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    if not isinstance(moment, datetime):
+        return f"{moment.isoformat()}T00:00:00Z"
+    if moment.tzinfo is None:
+        raise InvalidRequestError(f"{moment.isoformat()} has no time zone: use datetime.now(UTC), or text with a Z.")
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def as_utc(moment: datetime) -> datetime:
+    """Return a moment of the platform, which means UTC where it names no time zone."""
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +135,7 @@ class Walk(Generic[Item]):
 
 
 def _just_after(items: list[Any]) -> str | None:
-    moments = [moment for item in items if isinstance(moment := getattr(item, "created_at", None), datetime)]
+    moments = [as_utc(moment) for item in items if isinstance(moment := getattr(item, "created_at", None), datetime)]
     # One second more, because the filter knows whole seconds and may exclude the bound itself.
     return timestamp(max(moments) + timedelta(seconds=2)) if moments else None
 
@@ -163,8 +174,8 @@ def check_page_limit(page: int | None, page_limit: int | None) -> None:
 def walk_tasks(
     session: Session,
     *,
-    started_at: datetime | str | None = None,
-    ended_at: datetime | str | None = None,
+    started_at: date | str | None = None,
+    ended_at: date | str | None = None,
     status: str | None = None,
     page: int | None = None,
     page_limit: int | None = None,
@@ -195,16 +206,23 @@ def retrieve_task(session: Session, task_id: str, options: RequestOptions | None
 
     Raises:
         NotFoundError: There is no such task, or its result is older than seven days.
-        UnreadableResponseError: A vector is missing, not finite, or differs in length from the others.
+        UnreadableResponseError: A vector is missing, not finite, or differs in length from the others; or the answer
+            bears another task's id.
     """
 
     def parse(reply: Reply) -> EmbeddingTaskResponse:
         try:
-            return decode_task(reply.content)
+            task = decode_task(reply.content)
         except UnreadableResponseError as error:
             raise UnreadableResponseError(
                 f"Task {task_id}: {error.message}", retryable=error.retryable, status_code=reply.status_code
             ) from None
+        if task.id != task_id:
+            raise UnreadableResponseError(
+                f"The answer for task {task_id} bears the id {task.id!r}: it is another task's result.",
+                status_code=reply.status_code,
+            )
+        return task
 
     request = Outgoing(method="GET", path=f"embed-v2/tasks/{path_segment(task_id)}")
     return (yield from read(session, request, parse, options))
@@ -246,6 +264,10 @@ class SyncPager(Generic[Item]):
         if self.has_next and self._following is None:
             self._following = SyncPager(self._driver, self._walk)
         return self._following
+
+    def get_next(self) -> SyncPager[Item] | None:
+        """Return the page after this one; the official SDK's other name for `next_page`."""
+        return self.next_page()
 
     def __repr__(self) -> str:
         return f"SyncPager({len(self.items)} items, has_next={self.has_next})"
@@ -293,6 +315,10 @@ class AsyncPager(Generic[Item]):
         if self.has_next and self._following is None:
             self._following = await AsyncPager.fetch(self._driver, self._walk)
         return self._following
+
+    async def get_next(self) -> AsyncPager[Item] | None:
+        """Return the page after this one; the official SDK's other name for `next_page`."""
+        return await self.next_page()
 
     def __repr__(self) -> str:
         return f"AsyncPager({len(self.items)} items, has_next={self.has_next})"

@@ -9,7 +9,7 @@ A field that is left out is left out on the wire; a field that is set to None is
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -33,10 +33,55 @@ def _without_duplicates(values: list[_Item]) -> list[_Item]:
 UniqueList = Annotated[list[_Item], AfterValidator(_without_duplicates)]
 
 
-class RequestModel(BaseModel):
-    """Common to everything that is sent: immutable, and strict about names, so that a slip does not cost money."""
+if TYPE_CHECKING:
+    _Model = BaseModel
+else:
+
+    class _OwnErrors(type(BaseModel)):
+        """Turns pydantic's error into the client's own where a caller makes an object; nested ones stay pydantic's."""
+
+        def __call__(cls, *args: Any, **fields: Any) -> Any:
+            try:
+                return super().__call__(*args, **fields)
+            except ValidationError as error:
+                raise _invalid(error, cls.__name__) from None
+
+    class _Model(BaseModel, metaclass=_OwnErrors):
+        pass
+
+
+class RequestModel(_Model):
+    """Common to everything that is sent: immutable, and strict about names, so that a slip does not cost money.
+
+    Raises:
+        InvalidRequestError: A value is out of bounds, or there is no such field.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    @classmethod
+    def model_validate(cls, obj: Any, **options: Any) -> Self:
+        """Return the object that a dict describes.
+
+        Raises:
+            InvalidRequestError: A value is out of bounds, or there is no such field.
+        """
+        try:
+            return super().model_validate(obj, **options)
+        except ValidationError as error:
+            raise _invalid(error, cls.__name__) from None
+
+    @classmethod
+    def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:
+        """Return the object that a JSON text describes.
+
+        Raises:
+            InvalidRequestError: A value is out of bounds, there is no such field, or it is not JSON.
+        """
+        try:
+            return super().model_validate_json(json_data, **options)
+        except ValidationError as error:
+            raise _invalid(error, cls.__name__) from None
 
     def to_wire(self) -> dict[str, Any]:
         """The JSON object that is sent: fields that were never set are absent, fields set to None are null."""
@@ -359,29 +404,26 @@ _KINDS = ("audio", "video", "document", "image")
 
 
 def build_create_request(**fields: Any) -> CreateTaskRequest:
-    """The request that the keywords of ``tasks.create`` describe.
+    """Return the request that the keywords of `tasks.create` describe.
 
     Raises:
         InvalidRequestError: The platform would refuse it; every broken rule is named.
     """
-    try:
-        request = CreateTaskRequest(**fields)
-    except ValidationError as error:
-        raise InvalidRequestError(describe(error)) from None
+    request = CreateTaskRequest(**fields)
     broken = list(broken_rules(request))
     if broken:
         raise InvalidRequestError("The platform would refuse this task, so it was not sent: " + "; ".join(broken) + ".")
     return request
 
 
-def describe(error: ValidationError) -> str:
-    """A pydantic error as one sentence with the field's path, without the values (they may hold a signed URL)."""
+def _invalid(error: ValidationError, name: str) -> InvalidRequestError:
+    """Return pydantic's error as one sentence with the fields' paths, without the values (they may be signed URLs)."""
     parts = []
     for problem in error.errors(include_input=False, include_url=False, include_context=False):
         where = ".".join(str(step) for step in problem["loc"])
         what = problem["msg"].removeprefix("Value error, ")
         parts.append(f"{where}: {what}" if where else what)
-    return redact("The platform would refuse this request, so it was not sent: " + "; ".join(parts) + ".")
+    return InvalidRequestError(redact(f"The platform would refuse this {name}: {'; '.join(parts)}."))
 
 
 def broken_rules(request: CreateTaskRequest) -> Iterator[str]:

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Self, overload
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import CoreSchema, core_schema
 
 from embed_pipeline.client.errors import EmptyResultError
@@ -37,22 +50,32 @@ def _identifier() -> Any:
     return Field(alias="_id")
 
 
+class TasksCreateResponseMetadata(ResponseModel):
+    """Metadata of a new task; only Marengo 3.5 has it.
+
+    Args:
+        embedding_dimension: Length of the vectors.
+    """
+
+    embedding_dimension: int | None = None
+
+
 class TasksCreateResponse(ResponseModel):
     """A task that now exists.
 
-    Attributes:
+    Args:
         id: The task's id; opaque.
-        status: ``processing``.
+        status: `processing`.
         data: Always None at this point.
-        metadata: Marengo 3.5: ``embedding_dimension``.
-        adopted: True if this task was found in the list after a create whose outcome was unknown. Not on the wire.
+        metadata: Marengo 3.5: the length of the vectors.
+        adopted: True if this task was found in the list after a create with an unknown outcome. Not the platform's.
     """
 
     id: str = _identifier()
     status: str = "processing"
     data: list[Any] | None = None
-    metadata: dict[str, Any] | None = None
-    adopted: bool = Field(default=False, exclude=True)
+    metadata: TasksCreateResponseMetadata | None = None
+    adopted: bool = False
 
 
 class EmbeddingTaskResponseError(ResponseModel):
@@ -89,14 +112,14 @@ class EmbeddingTaskMediaMetadata(ResponseModel):
     embedding_engine: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class EmbeddingData:
     """One item of a result: a vector and what it is the vector of.
 
-    Attributes:
-        embedding: The vector, (dimension,) float32: a view of a row of ``Segments.embedding``.
-        embedding_option: ``visual``, ``audio``, ``transcription``, ``text``, ``fused``, or None.
-        embedding_scope: ``clip``, ``asset``, ``page``, ``chunk``, or None.
+    Args:
+        embedding: The vector, (dimension,) float32: a view of a row of `Segments.embedding`.
+        embedding_option: `visual`, `audio`, `transcription`, `text`, `fused`, or None.
+        embedding_scope: `clip`, `asset`, `page`, `chunk`, or None.
         start_sec: Start, seconds, or None.
         end_sec: End, seconds, or None.
         embedding_uncertainty: (dimension,) float32, or None where it was not asked for.
@@ -104,6 +127,7 @@ class EmbeddingData:
         end_page_number: Of a document.
         quadrant: Of a page.
         chunk_index: Of a text.
+        model_extra: Further fields that the platform sent, by name.
     """
 
     embedding: NDArray[float32]
@@ -116,13 +140,27 @@ class EmbeddingData:
     end_page_number: int | None = None
     quadrant: str | None = None
     chunk_index: int | None = None
+    model_extra: dict[str, Any] = field(default_factory=dict)
+
+    def model_dump(self, **_options: Any) -> dict[str, Any]:
+        """Return the item as it is on the wire, with lists of numbers and without fields that are None."""
+        dumped = {name: getattr(self, name) for name in self.__slots__ if name != "model_extra"} | self.model_extra
+        return {
+            name: value.tolist() if hasattr(value, "tolist") else value
+            for name, value in dumped.items()
+            if value is not None
+        }
+
+    def model_dump_json(self, **_options: Any) -> str:
+        """Return the item as JSON text."""
+        return json.dumps(self.model_dump())
 
 
 @dataclass(frozen=True, eq=False)
 class Segments(Sequence[EmbeddingData]):
-    """All items of a result as columns; also a sequence of :class:`EmbeddingData` that are made when asked for.
+    """All items of a result as columns; also a sequence of `EmbeddingData` that are made when asked for.
 
-    Attributes:
+    Args:
         embedding: (n, dimension) float32, C-contiguous, all finite.
         embedding_option: n values, None where the platform gave none.
         embedding_scope: n values, None where the platform gave none.
@@ -139,6 +177,41 @@ class Segments(Sequence[EmbeddingData]):
     end_sec: NDArray[float64]
     embedding_uncertainty: NDArray[float32] | None = None
     extra: dict[str, list[Any]] | None = None
+
+    @classmethod
+    def of(cls, items: Sequence[Mapping[str, Any]]) -> Segments:
+        """Return the columns of items as `model_dump` gives them.
+
+        Raises:
+            ValueError: An item has no vector, or one of another length than the others.
+        """
+        import numpy as np
+
+        known = {each.name for each in fields(EmbeddingData)} - set(_FURTHER)
+        extra: dict[str, list[Any]] = {}
+        for number, item in enumerate(items):
+            for name in item.keys() - known:
+                extra.setdefault(name, [None] * len(items))[number] = item[name]
+        uncertain = [item["embedding_uncertainty"] for item in items if item.get("embedding_uncertainty") is not None]
+        if uncertain and len(uncertain) < len(items):
+            raise ValueError("some items have an embedding_uncertainty, and others have none")
+        try:
+            vectors = np.array([item["embedding"] for item in items], np.float32, ndmin=2)
+        except (KeyError, ValueError, TypeError):
+            raise ValueError("the items have no vectors of one length") from None
+
+        def seconds(name: str) -> NDArray[float64]:
+            return np.array([math.nan if item.get(name) is None else item[name] for item in items], np.float64)
+
+        return cls(
+            embedding=vectors if items else np.empty((0, 0), np.float32),
+            embedding_option=[item.get("embedding_option") for item in items],
+            embedding_scope=[item.get("embedding_scope") for item in items],
+            start_sec=seconds("start_sec"),
+            end_sec=seconds("end_sec"),
+            embedding_uncertainty=np.array(uncertain, np.float32) if uncertain else None,
+            extra=extra or None,
+        )
 
     def __len__(self) -> int:
         return len(self.embedding_option)
@@ -165,22 +238,28 @@ class Segments(Sequence[EmbeddingData]):
             start_sec=None if start != start else start,
             end_sec=None if end != end else end,
             embedding_uncertainty=None if self.embedding_uncertainty is None else self.embedding_uncertainty[index],
-            **{name: extra[name][index] for name in _KNOWN_EXTRA if name in extra},
+            model_extra={
+                name: column[index]
+                for name, column in extra.items()
+                if name not in _FURTHER and column[index] is not None
+            },
+            **{name: extra[name][index] for name in _FURTHER if name in extra},
         )
 
     def __repr__(self) -> str:
         return f"Segments({len(self)} items of {self.dimension} dimensions)"
 
 
-_KNOWN_EXTRA = ("start_page_number", "end_page_number", "quadrant", "chunk_index")
+# Columns of `Segments.extra` that are fields of `EmbeddingData`.
+_FURTHER = ("start_page_number", "end_page_number", "quadrant", "chunk_index")
 
 
 class EmbeddingTaskResponse(ResponseModel):
-    """A task as ``retrieve`` gives it.
+    """A task as `retrieve` gives it.
 
-    Attributes:
+    Args:
         id: The task's id.
-        status: ``processing``, ``ready``, ``failed``; an unknown word means that it is still being processed.
+        status: `processing`, `ready`, `failed`; an unknown word means that it is still being processed.
         created_at: By the platform's clock, UTC, or None.
         updated_at: By the platform's clock, UTC, or None.
         metadata: About the media, or None while the platform does not know it.
@@ -197,6 +276,24 @@ class EmbeddingTaskResponse(ResponseModel):
     error: EmbeddingTaskResponseError | None = None
     _segments: Segments | None = PrivateAttr(default=None)
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_segments(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if not isinstance(value, Mapping) or "data" not in value:
+            return handler(value)
+        task = handler({name: each for name, each in value.items() if name != "data"})
+        if value["data"] is not None:
+            task._segments = Segments.of(value["data"])
+        return task
+
+    @model_serializer(mode="wrap")
+    def _with_data(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        dumped: dict[str, Any] = handler(self)
+        left_out = info.include is not None and "data" not in info.include
+        if not left_out and not (info.exclude is not None and "data" in info.exclude):
+            dumped["data"] = None if self._segments is None else [item.model_dump() for item in self._segments]
+        return dumped
+
     @property
     def data(self) -> Segments | None:
         """The items of the result, made one by one when asked for; None unless the platform sent any."""
@@ -210,14 +307,12 @@ class EmbeddingTaskResponse(ResponseModel):
             EmptyResultError: The task holds no vectors: it is not ready yet, failed, or is ready and empty.
         """
         if self._segments is None or len(self._segments) == 0:
-            if self.status == "ready":
-                raise EmptyResultError(f"Task {self.id} says that it is ready and holds no vector. Create it again.")
-            raise EmptyResultError(f"Task {self.id} holds no vectors, because its status is {self.status!r}.")
+            raise EmptyResultError(f"Task {self.id} holds no vectors; its status is {self.status!r}.")
         return self._segments
 
     @property
     def finished(self) -> bool:
-        """Whether nothing more will happen to it."""
+        """True if nothing more will happen to it."""
         return self.status in ("ready", "failed")
 
 

@@ -10,14 +10,14 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from typing import Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from embed_pipeline.client.errors import InvalidRequestError
 from embed_pipeline.client.exchange import Call, Flow, RequestOptions, Session
-from embed_pipeline.client.listing import MAX_PAGE_LIMIT, walk_tasks
+from embed_pipeline.client.listing import MAX_PAGE_LIMIT, as_utc, walk_tasks
 from embed_pipeline.client.requests import AudioInputRequest, CreateTaskRequest, MediaSource, VideoInputRequest
 from embed_pipeline.client.responses import MediaEmbeddingMetadata, MediaEmbeddingTask
 from embed_pipeline.redaction import without_credentials
@@ -188,8 +188,8 @@ def find_tasks(
     session: Session,
     source: MediaSource | str,
     *,
-    started_at: datetime | str | None = None,
-    ended_at: datetime | str | None = None,
+    started_at: date | str | None = None,
+    ended_at: date | str | None = None,
     status: str | None = None,
     model_name: str | None = None,
     options: RequestOptions | None = None,
@@ -442,7 +442,7 @@ class _Candidates:
 def _created(task: MediaEmbeddingTask) -> datetime:
     if task.created_at is None:
         return datetime.max.replace(tzinfo=UTC) - timedelta(days=366)
-    return task.created_at if task.created_at.tzinfo is not None else task.created_at.replace(tzinfo=UTC)
+    return as_utc(task.created_at)
 
 
 def _in_time(task: MediaEmbeddingTask, search: CreateSearch, clock_offset_sec: float | None) -> bool:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import math
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from embed_pipeline.client.create import create_task
 from embed_pipeline.client.errors import (
     ApiError,
+    BadRequestError,
     ConnectionFailedError,
     InternalServerError,
+    InvalidRequestError,
+    NotFoundError,
     RetryLaterError,
     TaskFailedError,
     TooManyRequestsError,
@@ -23,7 +27,7 @@ from embed_pipeline.client.errors import (
 )
 from embed_pipeline.client.exchange import Flow, RequestOptions, Session, pause
 from embed_pipeline.client.limits import PollPolicy
-from embed_pipeline.client.listing import MAX_PAGE_LIMIT, AsyncPager, SyncPager, retrieve_task, walk_tasks
+from embed_pipeline.client.listing import MAX_PAGE_LIMIT, AsyncPager, SyncPager, as_utc, retrieve_task, walk_tasks
 from embed_pipeline.client.requests import (
     AudioInputRequest,
     CreateTaskRequest,
@@ -88,10 +92,12 @@ ProgressCallback = Callable[[Progress], None]
 
 
 class TaskWait:
-    """A wait for one or many tasks; gives the finished ones as they come.
+    """Wait for one or many tasks; gives the finished ones as they come.
 
     One walk through the list serves many tasks. Each finished task is retrieved once, when it is asked for, so only
-    one result is in memory at a time. A passing failure of the platform does not end the wait; the deadline does.
+    one result is in memory at a time. A retryable failure of the platform does not end the wait; the deadline does.
+    A task that cannot be given (there is none of that id, or its result cannot be read) does not hold up the others:
+    it is reported at the end.
 
     Args:
         session: The client's shared state.
@@ -99,6 +105,9 @@ class TaskWait:
         timeout_sec: The deadline, seconds from now.
         poll: How often to ask.
         on_progress: Called after every round.
+
+    Raises:
+        InvalidRequestError: A text is given where a list is meant.
     """
 
     def __init__(
@@ -110,6 +119,8 @@ class TaskWait:
         poll: PollPolicy | None = None,
         on_progress: ProgressCallback | None = None,
     ) -> None:
+        if isinstance(task_ids, str | bytes):
+            raise InvalidRequestError(f"task_ids is the text {task_ids!r}: give a list of ids, or use wait for one.")
         self._session = session
         self._pending = dict.fromkeys(task_ids)
         self._total = len(self._pending)
@@ -119,33 +130,32 @@ class TaskWait:
         self._deadline = self._began + timeout_sec
         self._timeout_sec = timeout_sec
         self._finished: deque[str] = deque()
+        self._lost: dict[str, ApiError] = {}
         self._since: datetime | None = None
         self._round = 0
         self._counts = {"ready": 0, "failed": 0}
 
     def next_finished(self) -> Flow[EmbeddingTaskResponse | None]:
-        """The next finished task, or None when all have been given.
+        """Return the next finished task, or None when all have been given.
 
         Raises:
             WaitTimeoutError: The deadline passed.
-            ApiError: The platform refused for good, for instance because a task does not exist.
+            ApiError: The platform refused for good; or, once all others have been given, a task could not be.
         """
         while self._pending or self._finished:
-            due = self._poll.interval(self._round) if self._round else 0.0
             task: EmbeddingTaskResponse | None = None
             try:
                 task = yield from self._step()
             except (ConnectionFailedError, InternalServerError, TooManyRequestsError, UnreadableResponseError) as error:
-                if isinstance(error, UnreadableResponseError) and not error.retryable:
-                    raise
-                due = self._due_after(error, due)
                 self._round += 1
-                yield from self._rest(due, error)
+                yield from self._rest(self._interval_after(error), error)
                 continue
             if task is not None:
                 return task
-            if not self._finished:
+            if not self._finished and self._pending:
                 yield from self._rest(self._poll.interval(self._round), None)
+        if self._lost:
+            raise self._lost_error()
         return None
 
     def _step(self) -> Flow[EmbeddingTaskResponse | None]:
@@ -153,17 +163,26 @@ class TaskWait:
             return (yield from self._retrieve(self._finished[0]))
         self._round += 1
         if len(self._pending) == 1:
-            return (yield from self._retrieve(next(iter(self._pending))))
-        unseen = yield from self._look()
-        for task_id in unseen:  # not in the list: only the platform can say whether it expired or never was
-            task = yield from self._retrieve(task_id)
+            task = yield from self._retrieve(next(iter(self._pending)))
             if task is not None:
                 return task
+        else:
+            unseen = yield from self._look()
+            for task_id in unseen:  # not in the list: only the platform can say whether it expired or never was
+                task = yield from self._retrieve(task_id)
+                if task is not None:
+                    return task
         self._report()
         return None
 
+    def _options(self) -> RequestOptions | None:
+        """Bound a request by the deadline of the wait, where that is nearer than the request's own."""
+        left, own = self._deadline - self._session.monotonic(), self._session.deadline_sec
+        nearer = 0 < left < (math.inf if own is None else own)
+        return {"timeout_in_seconds": left, "max_retries": 0} if nearer else None
+
     def _look(self) -> Flow[list[str]]:
-        walk = walk_tasks(self._session, started_at=self._since, page_limit=MAX_PAGE_LIMIT)
+        walk = walk_tasks(self._session, started_at=self._since, page_limit=MAX_PAGE_LIMIT, options=self._options())
         unseen, oldest = set(self._pending), self._since
         goes_on = True
         while goes_on and unseen:
@@ -172,8 +191,8 @@ class TaskWait:
                 if item.id not in unseen:
                     continue
                 unseen.discard(item.id)
-                if item.created_at is not None and (oldest is None or item.created_at < oldest):
-                    oldest = item.created_at
+                if item.created_at is not None:
+                    oldest = min(as_utc(item.created_at), oldest or as_utc(item.created_at))
                 if item.status in _FINISHED:
                     self._finished.append(item.id)
         if not unseen:
@@ -181,33 +200,54 @@ class TaskWait:
         return [task_id for task_id in self._pending if task_id in unseen]
 
     def _retrieve(self, task_id: str) -> Flow[EmbeddingTaskResponse | None]:
-        task = yield from retrieve_task(self._session, task_id)
+        try:
+            task = yield from retrieve_task(self._session, task_id, self._options())
+        except (NotFoundError, BadRequestError, UnreadableResponseError) as error:
+            if isinstance(error, UnreadableResponseError) and error.retryable:
+                raise
+            self._lost[task_id] = error
+            self._forget(task_id)
+            return None
         if self._finished and self._finished[0] == task_id:
             self._finished.popleft()
         if not task.finished:
             return None
-        self._pending.pop(task_id, None)
-        with contextlib.suppress(ValueError):
-            self._finished.remove(task_id)
+        self._forget(task_id)
         self._counts[task.status] += 1
         self._report()
         return task
+
+    def _forget(self, task_id: str) -> None:
+        self._pending.pop(task_id, None)
+        with contextlib.suppress(ValueError):
+            self._finished.remove(task_id)
+
+    def _lost_error(self) -> ApiError:
+        errors = list(self._lost.values())
+        if len(errors) == 1:
+            return errors[0]
+        kind = type(errors[0]) if len({type(error) for error in errors}) == 1 else ApiError
+        reasons = "; ".join(f"{task_id}: {error.message.rstrip('.')}" for task_id, error in self._lost.items())
+        return kind(
+            f"{len(errors)} of {self._total} tasks could not be given ({reasons}).", status_code=errors[0].status_code
+        )
 
     def _report(self) -> None:
         if self._on_progress is not None:
             elapsed = self._session.monotonic() - self._began
             self._on_progress(Progress(total=self._total, elapsed_sec=elapsed, **self._counts))
 
-    def _due_after(self, error: ApiError, due: float) -> float:
+    def _interval_after(self, error: ApiError) -> float:
+        interval = self._poll.interval(max(1, self._round - 1))
         if isinstance(error, RetryLaterError | TooManyRequestsError) and error.retry_after_sec is not None:
-            return max(due, error.retry_after_sec)
-        return max(due, self._poll.interval(max(1, self._round)))
+            return max(interval, error.retry_after_sec)
+        return interval
 
     def _rest(self, seconds: float, error: ApiError | None) -> Flow[None]:
         left = self._deadline - self._session.monotonic()
         if left <= 0 or (error is not None and seconds > left):
             shown = ", ".join(list(self._pending)[:_SHOWN_IDS]) + ("…" if len(self._pending) > _SHOWN_IDS else "")
-            why = f" The last answer was: {error.message}" if error is not None else ""
+            why = f" The last error was: {error.message}" if error is not None else ""
             raise WaitTimeoutError(
                 f"After {self._timeout_sec:.0f} s {len(self._pending)} of {self._total} tasks are still being "
                 f"processed ({shown}); they go on, and you can wait for them again.{why}"
@@ -311,8 +351,8 @@ class TasksClient:
     def list(
         self,
         *,
-        started_at: datetime | str | None = None,
-        ended_at: datetime | str | None = None,
+        started_at: date | str | None = None,
+        ended_at: date | str | None = None,
         status: str | None = None,
         page: int | None = None,
         page_limit: int | None = None,
@@ -360,8 +400,8 @@ class TasksClient:
         self,
         source: MediaSource | str,
         *,
-        started_at: datetime | str | None = None,
-        ended_at: datetime | str | None = None,
+        started_at: date | str | None = None,
+        ended_at: date | str | None = None,
         status: str | None = None,
         model_name: str | None = None,
         request_options: RequestOptions | None = None,
@@ -504,8 +544,8 @@ class AsyncTasksClient:
     async def list(
         self,
         *,
-        started_at: datetime | str | None = None,
-        ended_at: datetime | str | None = None,
+        started_at: date | str | None = None,
+        ended_at: date | str | None = None,
         status: str | None = None,
         page: int | None = None,
         page_limit: int | None = None,
@@ -531,8 +571,8 @@ class AsyncTasksClient:
         self,
         source: MediaSource | str,
         *,
-        started_at: datetime | str | None = None,
-        ended_at: datetime | str | None = None,
+        started_at: date | str | None = None,
+        ended_at: date | str | None = None,
         status: str | None = None,
         model_name: str | None = None,
         request_options: RequestOptions | None = None,

@@ -69,6 +69,13 @@ class AsyncioClient:
         self.tasks.run(run())
 
     @property
+    def paused_until(self) -> Any:
+        return self._client.paused_until
+
+    def resume(self) -> None:
+        self._client.resume()
+
+    @property
     def stats(self) -> Any:
         return self._client.stats
 

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import tracemalloc
 from dataclasses import dataclass, field
+from email.message import Message
+from email.parser import BytesParser
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -17,7 +21,7 @@ from embed_pipeline.client import (
     WaitTimeoutError,
 )
 from embed_pipeline.client.assets.operations import unique_filename
-from embed_pipeline_tests.client.scripted_server import Handler, ScriptedServer, answering, resetting
+from embed_pipeline_tests.client.scripted_server import Handler, Recorded, ScriptedServer, answering, resetting
 
 OFTEN = PollPolicy(initial_sec=0.02, max_sec=0.05)
 CHUNK = 64 * 1024
@@ -247,6 +251,125 @@ def test_after_429_the_whole_form_is_sent_again(client, platform, store, media):
     first, second = (each.body for each in platform.requests_to("POST", "/assets"))
     assert len(first) == len(second)
     assert json.dumps({"k": 1}).encode() in second
+
+
+class Unseekable(io.RawIOBase):
+    """A stream that can be read once, like a pipe."""
+
+    def __init__(self, content: bytes) -> None:
+        self._left = content
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray) -> int:
+        count = min(len(buffer), len(self._left))
+        buffer[:count], self._left = self._left[:count], self._left[count:]
+        return count
+
+
+def opened(path: Path) -> BinaryIO:
+    file = path.open("rb")
+    file.read(7)
+    return file
+
+
+WAYS = {
+    "path": lambda path: path,
+    "path as text": str,
+    "open file": opened,
+    "bytes": Path.read_bytes,
+    "bytearray": lambda path: bytearray(path.read_bytes()),
+    "memoryview": lambda path: memoryview(path.read_bytes()),
+    "BytesIO": lambda path: io.BytesIO(path.read_bytes()),
+    "function": lambda path: lambda: path.open("rb"),
+    "named path": lambda path: ("own.mp4", path),
+    "named bytes": lambda path: ("own.mp4", path.read_bytes()),
+    "named open file": lambda path: ("own.mp4", opened(path)),
+    "named file with type": lambda path: ("own.mp4", opened(path), "video/x-own"),
+    "named file with type and headers": lambda path: (
+        "own.mp4",
+        io.BytesIO(path.read_bytes()),
+        "video/x-own",
+        {"X-A": "1"},
+    ),
+    "without a name": lambda path: (None, path.read_bytes()),
+}
+
+
+def form_of(request: Recorded) -> dict[str, Message]:
+    content_type = request.headers["content-type"].encode()
+    message = BytesParser().parsebytes(b"Content-Type: " + content_type + b"\r\n\r\n" + request.body)
+    return {part.get_param("name", header="content-disposition"): part for part in message.get_payload()}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_file_can_be_named_in_every_way_of_the_official_sdk(client, platform, store, media, way):
+    platform.posts.append(answering(429, b"", {"Retry-After": "0"}))
+    file = WAYS[way](media)
+    client.assets.create(method="direct", file=file)
+    name = (
+        "own.mp4" if way.startswith("named") else "film.mp4" if way in ("path", "path as text", "open file") else None
+    )
+    first, second = platform.requests_to("POST", "/assets")
+    assert len(first.body) == len(second.body)
+    form = form_of(second)
+    assert form["file"].get_payload(decode=True) == media.read_bytes()
+    assert form["file"].get_filename() == (name or "upload")
+    assert ("filename" in form) == (name is not None)
+    if name is not None:
+        assert form["filename"].get_payload(decode=True).decode() == name
+    if "type" in way:
+        assert form["file"].get_content_type() == "video/x-own"
+    assert form["file"].get("X-A") == ("1" if "headers" in way else None)
+    assert not getattr(file[1] if isinstance(file, tuple) else file, "closed", False)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("direct_up_to", [1, 10**9], ids=["in parts", "in one request"])
+def test_upload_takes_every_way_as_well(client, platform, store, media, way, direct_up_to):
+    asset = client.assets.upload(WAYS[way](media), type="video", direct_up_to=direct_up_to, poll=OFTEN)
+    if direct_up_to == 1:
+        assert (asset.id, store.content) == ("parts", media.read_bytes())
+    else:
+        sent = form_of(platform.requests_to("POST", "/assets")[0])
+        assert sent["file"].get_payload(decode=True) == media.read_bytes()
+        assert len(sent["filename"].get_payload()) > 12
+
+
+def test_a_pipe_is_sent_once_and_never_half_a_second_time(client, platform, store):
+    assert client.assets.create(method="direct", file=Unseekable(b"content")).id == "direct"
+    platform.posts.append(answering(429, b"", {"Retry-After": "0"}))
+    with pytest.raises(UploadError, match="second time"):
+        client.assets.create(method="direct", file=Unseekable(b"content"))
+    with pytest.raises(UploadError, match="give its path"):
+        client.assets.upload(Unseekable(b"content"), type="video")
+
+
+@pytest.mark.parametrize(
+    ("file", "why"),
+    [
+        (lambda path: path.open(), r"open\(path, 'rb'\)"),
+        (lambda path: io.StringIO("text"), r"open\(path, 'rb'\)"),
+        (lambda path: io.BytesIO(), "is empty"),
+        (lambda path: 7, "this is a int"),
+        (lambda path: ("a", b"b", "c", {}, "d"), "tuple of 5"),
+        (lambda path: b"", "is empty"),
+        (lambda path: "nowhere.mp4", r"nowhere\.mp4 cannot be read"),
+        (lambda path: "a\0b", "cannot be read"),
+    ],
+)
+def test_a_file_that_cannot_be_sent_is_refused_in_words(client, platform, media, file, why):
+    with pytest.raises((InvalidRequestError, UploadError), match=why):
+        client.assets.create(method="direct", file=file(media))
+    assert platform.recorded == []
+
+
+def test_a_file_that_is_closed_already_is_refused(client, platform, media):
+    with media.open("rb") as file:
+        pass
+    with pytest.raises(InvalidRequestError, match="closed"):
+        client.assets.create(method="direct", file=file)
 
 
 @pytest.mark.parametrize(

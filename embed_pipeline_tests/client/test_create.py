@@ -297,6 +297,17 @@ def test_a_success_whose_body_cannot_be_read_adopts_and_never_resends(client, pl
     assert len(platform.requests_to("POST")) == 2
 
 
+@pytest.mark.parametrize("odd", [{"metadata": "text"}, {"status": 7}, {"data": {}}])
+def test_what_is_odd_beside_the_id_of_a_new_task_does_not_lose_it(client, platform, video, odd):
+    def created_oddly(handler: Handler) -> None:
+        task = handler.create()
+        handler.answer(202, {"_id": task["_id"], "status": "processing", **odd})
+
+    platform.posts.append(created_oddly)
+    task = create(client, video())
+    assert (task.id, task.adopted) == (platform.tasks[0]["_id"], False)
+
+
 def test_the_location_header_names_the_task_when_the_body_does_not(client, platform, video):
     def cut_off(handler: Handler) -> None:
         task = handler.create()

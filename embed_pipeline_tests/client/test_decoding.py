@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 
 import numpy as np
+import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from embed_pipeline.client import EmptyResultError, UnreadableResponseError, decode_task
+from embed_pipeline.client.decoding import _reader, _SimdReader
 
 
 def body(items, **fields) -> dict:
@@ -60,10 +63,30 @@ def bodies(draw) -> dict:
     return {name: whole[name] for name in draw(st.permutations(list(whole)))}
 
 
-@settings(max_examples=150, deadline=None)
+# The parsers that may be there, the fastest first: without the first, or the first two, the next one is used.
+PARSERS = {"simdjson": (), "orjson": ("simdjson",), "json": ("simdjson", "orjson")}
+
+
+@pytest.fixture(params=PARSERS)
+def parser(request, monkeypatch) -> str:
+    for absent in PARSERS[request.param]:
+        monkeypatch.setitem(sys.modules, absent, None)
+    return request.param
+
+
+WITH_PARSER = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def test_the_fastest_parser_that_is_there_is_used(parser):
+    reader = _reader()
+    assert isinstance(reader, _SimdReader) == (parser == "simdjson")
+    assert getattr(reader, "_loads", None) is {"simdjson": None, "orjson": orjson.loads, "json": json.loads}[parser]
+
+
+@WITH_PARSER
 @given(whole=bodies(), indent=st.sampled_from([None, 1]), window=st.integers(1, 400))
-def test_every_layout_and_window_size_gives_what_the_json_says(whole, indent, window):
-    task = decode_task(json.dumps(whole, indent=indent).encode(), window_bytes=window)
+def test_every_layout_and_window_size_gives_what_the_json_says(parser, whole, indent, window):
+    task = decode_task(bytearray(json.dumps(whole, indent=indent).encode()), window_bytes=window)
     segments, items = task.segments, whole["data"]
     np.testing.assert_array_equal(segments.embedding, np.array([each["embedding"] for each in items], np.float32))
     assert segments.embedding.dtype == np.float32
@@ -79,9 +102,9 @@ def test_every_layout_and_window_size_gives_what_the_json_says(whole, indent, wi
     assert task.model_extra == extra
 
 
-@settings(max_examples=100, deadline=None)
+@WITH_PARSER
 @given(whole=bodies(), cut=st.floats(0, 1), window=st.integers(1, 400))
-def test_a_body_that_is_cut_off_is_never_a_result(whole, cut, window):
+def test_a_body_that_is_cut_off_is_never_a_result(parser, whole, cut, window):
     raw = json.dumps(whole).encode()
     with pytest.raises(UnreadableResponseError):
         decode_task(raw[: int(cut * (len(raw) - 1))], window_bytes=window)
@@ -96,6 +119,8 @@ def test_a_body_that_is_cut_off_is_never_a_result(whole, cut, window):
         (item([]), "0 numbers"),
         (item([[1.0, 2.0]]), "numbers"),
         (item([1.0, None]), "no embedding"),
+        (item([1.0, True]), "no embedding"),
+        (item({"0": 1.0}), "no embedding"),
         (item([1.0, "2"]), "no embedding"),
         (item(None), "no embedding"),
         ({"embedding_option": "visual"}, "no embedding"),
@@ -107,7 +132,7 @@ def test_a_body_that_is_cut_off_is_never_a_result(whole, cut, window):
         ("text", "no embedding"),
     ],
 )
-def test_an_item_that_does_not_fit_is_named_by_its_number(window, bad, says):
+def test_an_item_that_does_not_fit_is_named_by_its_number(parser, window, bad, says):
     good = item([0.5, -0.5])
     with pytest.raises(UnreadableResponseError, match=f"Item 7 .*{says}"):
         decode_task(json.dumps(body([good] * 7 + [bad] + [good] * 3)).encode(), window_bytes=window)
@@ -115,7 +140,7 @@ def test_an_item_that_does_not_fit_is_named_by_its_number(window, bad, says):
 
 @pytest.mark.parametrize("window", [10, 1_000_000])
 @pytest.mark.parametrize("first", [True, False])
-def test_uncertainties_that_only_some_items_have_are_an_error(window, first):
+def test_uncertainties_that_only_some_items_have_are_an_error(parser, window, first):
     with_it, without = item([1.0, 2.0], embedding_uncertainty=[0.1, 0.2]), item([1.0, 2.0])
     items = [with_it, without, without] if first else [without, without, with_it]
     with pytest.raises(UnreadableResponseError, match=r"Item \d+ .*uncertainty"):
@@ -138,7 +163,7 @@ def test_what_stands_beside_the_vectors_is_kept_even_if_it_is_odd():
 
 
 @pytest.mark.parametrize("window", [1, 1_000_000])
-def test_names_that_are_odd_are_kept(window):
+def test_names_that_are_odd_are_kept(parser, window):
     odd = {"nul": 0, "nul\0": 1, "": 2, "a/b~c": [3]}
     task = decode_task(json.dumps(body([item([1.0], **odd)] * 3, **odd)).encode(), window_bytes=window)
     assert {name: task.model_extra[name] for name in odd} == odd
@@ -162,10 +187,11 @@ NO_TASKS = [
     b'{"_id":"1"}',
     b'{"_id":"1","status":"ready","data":{}}',
     b"\xff\xfe",
+    b"[" * 100_000,
 ]
 
 
-@pytest.mark.parametrize("raw", NO_TASKS)
-def test_a_body_that_is_no_task_is_unreadable(raw):
+@pytest.mark.parametrize("raw", NO_TASKS, ids=lambda raw: repr(raw[:20]))
+def test_a_body_that_is_no_task_is_unreadable(parser, raw):
     with pytest.raises(UnreadableResponseError):
         decode_task(raw)

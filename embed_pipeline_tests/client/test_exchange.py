@@ -19,14 +19,14 @@ from embed_pipeline.client import (
     EmbedClient,
     ForbiddenError,
     InternalServerError,
+    InvalidRequestError,
     NotFoundError,
+    RequestOptions,
     RetryLaterError,
-    RetryPolicy,
     TooManyRequestsError,
     UnauthorizedError,
     UnreadableResponseError,
 )
-from embed_pipeline.errors import ConfigurationError
 from embed_pipeline_tests.client.conftest import QUICK
 from embed_pipeline_tests.client.scripted_server import (
     answering,
@@ -71,7 +71,7 @@ def test_a_refusal_is_one_error_with_all_that_was_told(client, platform, status,
     assert len(platform.recorded) == 1
 
 
-PASSING = {
+RETRYABLE = {
     "408": answering(408),
     "429": answering(429),
     "429 with Retry-After": answering(429, NESTED, {"Retry-After": "0"}),
@@ -88,10 +88,10 @@ PASSING = {
 }
 
 
-@pytest.mark.parametrize("fault", PASSING)
-def test_a_read_outlives_a_passing_fault(client, platform, fault):
+@pytest.mark.parametrize("fault", RETRYABLE)
+def test_a_read_outlives_a_fault_that_may_pass(client, platform, fault):
     platform.bodies["t1"] = READY
-    platform.gets.append(PASSING[fault])
+    platform.gets.append(RETRYABLE[fault])
     patience = {"timeout_in_seconds": 0.4} if fault == "silence" else None
     task = client.v_2.tasks.retrieve("t1", request_options=patience)
     assert task.segments.embedding.tolist() == [[0.5, 1.0]]
@@ -159,6 +159,77 @@ def test_a_refused_connection_names_the_address():
         client.v_2.tasks.retrieve("t1")
 
 
+def test_another_tasks_result_is_not_taken_for_ones_own(client, platform):
+    platform.bodies["t2"] = READY
+    with pytest.raises(UnreadableResponseError, match=r"t2 bears the id 't1'") as raised:
+        client.v_2.tasks.retrieve("t2")
+    assert raised.value.retryable
+    assert len(platform.recorded) == QUICK.max_attempts
+    platform.bodies["t2"] = {**READY, "_id": "t2"}
+    platform.recorded.clear()
+    platform.gets.append(answering(200, READY))
+    assert client.v_2.tasks.retrieve("t2").id == "t2"
+
+
+@pytest.mark.parametrize("identifier", ["", None, 7])
+def test_an_id_that_is_none_is_refused(client, platform, identifier):
+    with pytest.raises(InvalidRequestError, match="id"):
+        client.v_2.tasks.retrieve(identifier)
+    assert platform.recorded == []
+
+
+def test_every_request_option_of_the_official_sdk_is_kept(client, platform, video):
+    options = {
+        "timeout_in_seconds": 5,
+        "max_retries": 1,
+        "additional_headers": {"X-Trace": 7},
+        "additional_query_parameters": {"trace": "on"},
+        "additional_body_parameters": {"novelty": {"a": 1}},
+        "chunk_size": 10,
+    }
+    assert options.keys() <= RequestOptions.__annotations__.keys()
+    task = client.v_2.tasks.create(input_type="video", model_name="marengo3.0", video=video(), request_options=options)
+    platform.bodies[task.id] = {**READY, "_id": task.id}
+    assert client.v_2.tasks.retrieve(task.id, request_options=options).status == "ready"
+    platform.assets["a"] = {"_id": "a"}
+    platform.posts.append(answering(201, {"_id": "a"}))
+    client.assets.create(method="url", url="https://media.example/a.mp4", request_options=options)
+    created, retrieved, uploaded = platform.recorded
+    for each in platform.recorded:
+        assert (each.headers["x-trace"], each.query) == ("7", {"trace": "on"})
+    assert created.json["novelty"] == {"a": 1}
+    assert created.json["model_name"] == "marengo3.0"
+    assert retrieved.method == "GET"
+    assert b'name="novelty"\r\n\r\n{"a": 1}\r\n' in uploaded.body
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"timeout": 5},
+        {"max_retry": 1, "max_retries": 1},
+        {"max_retries": -1},
+        {"timeout_in_seconds": 0},
+        {"timeout_in_seconds": "5"},
+        {"chunk_size": 0},
+        {"max_wait_sec": -1},
+    ],
+    ids=str,
+)
+def test_an_option_that_is_unknown_or_out_of_bounds_is_refused(client, platform, video, options):
+    with pytest.raises(InvalidRequestError, match=next(iter(options))):
+        client.v_2.tasks.retrieve("t1", request_options=options)
+    with pytest.raises(InvalidRequestError, match=next(iter(options))):
+        client.v_2.tasks.create(input_type="video", model_name="marengo3.0", video=video(), request_options=options)
+    assert platform.recorded == []
+
+
+def test_an_option_that_is_none_is_not_set(client, platform):
+    platform.bodies["t1"] = READY
+    options = {"timeout_in_seconds": None, "max_retries": None, "additional_headers": None}
+    assert client.v_2.tasks.retrieve("t1", request_options=options).status == "ready"
+
+
 def test_an_id_cannot_name_another_resource(client, platform):
     with pytest.raises(NotFoundError):
         client.v_2.tasks.retrieve("../assets?x=1")
@@ -178,33 +249,3 @@ def test_no_log_line_holds_a_query_or_the_key(client, platform, video, caplog):
     assert "page_limit" not in logged
     assert "topsecret" not in logged
     assert "tlk_secret" not in logged
-
-
-def test_a_client_without_key_says_what_to_set(monkeypatch):
-    for name in ("EMBED_API_KEY", "TWELVE_LABS_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    with pytest.raises(ConfigurationError, match="EMBED_API_KEY"):
-        EmbedClient()
-
-
-@pytest.mark.parametrize(
-    "arguments", [{"api_key": "k", "base_url": ""}, {"api_key": ""}, {"api_key": "k", "base_url": "x"}]
-)
-def test_what_is_passed_in_empty_never_falls_back_to_the_platform(monkeypatch, arguments):
-    monkeypatch.setenv("EMBED_API_KEY", "k")
-    with pytest.raises(ConfigurationError):
-        EmbedClient(**arguments)
-
-
-def test_the_environment_is_read_in_the_documented_order(monkeypatch, platform):
-    monkeypatch.setenv("TWELVE_LABS_API_KEY", "second")
-    monkeypatch.setenv("TWELVELABS_BASE_URL", "http://nowhere.example")
-    with EmbedClient() as client:
-        assert client.base_url == "http://nowhere.example"
-    monkeypatch.setenv("EMBED_API_KEY", "first")
-    monkeypatch.setenv("EMBED_BASE_URL", f"{platform.base_url}/")
-    with EmbedClient(retries=RetryPolicy.none()) as client:
-        list(client.v_2.tasks.list())
-        assert "first" not in repr(client)
-    assert platform.recorded[0].headers["x-api-key"] == "first"
-    assert platform.recorded[0].path == "/v1.3/embed-v2/tasks"

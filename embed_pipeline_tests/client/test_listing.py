@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
@@ -83,7 +83,8 @@ def test_pages_can_be_walked_one_by_one(platform):
         second = first.next_page()
         assert [task.id for task in first.items + second.items] == ids
         assert (first.has_next, second.has_next, second.next_page()) == (True, False, None)
-        assert first.next_page() is second
+        assert first.next_page() is second is first.get_next()
+        assert first.response.headers["content-type"] == "application/json"
         assert [page is each for page, each in zip(first.iter_pages(), (first, second), strict=True)] == [True, True]
     assert len(platform.recorded) == 2
 
@@ -98,6 +99,34 @@ def test_moments_are_sent_as_the_platform_reads_them(client, platform):
         "ended_at": "2026-11-22T00:00:00Z",
         "page": "2",
     }
+
+
+@pytest.mark.parametrize(
+    ("moment", "sent"),
+    [
+        (date(2026, 1, 2), "2026-01-02T00:00:00Z"),
+        (datetime(2026, 1, 2, 3, 4, 5, 999_999, tzinfo=UTC), "2026-01-02T03:04:05Z"),
+        ("2026-01-02T03:04:05Z", "2026-01-02T03:04:05Z"),
+    ],
+)
+def test_a_date_is_its_first_moment(client, platform, moment, sent):
+    list(client.v_2.tasks.list(ended_at=moment))
+    assert platform.recorded[0].query["ended_at"] == sent
+
+
+def test_a_local_time_without_a_zone_is_refused(client, platform):
+    with pytest.raises(InvalidRequestError, match="time zone"):
+        client.v_2.tasks.list(started_at=datetime(2026, 1, 2))  # noqa: DTZ001 - that is the mistake
+    assert platform.recorded == []
+
+
+def test_times_of_a_platform_that_names_no_zone_are_utc(client, platform):
+    ids = fill(platform, 12)
+    for task in platform.tasks:
+        task["created_at"] = task["created_at"].rstrip("Z") + "+00:00"
+    shown = [{**task, "created_at": task["created_at"].removesuffix("+00:00")} for task in platform.tasks[::-1]]
+    platform.gets.append(answering(200, {"data": shown[:10], "page_info": {"page": 1, "total_page": 2}}))
+    assert [task.id for task in client.v_2.tasks.list()] == ids
 
 
 @pytest.mark.parametrize("arguments", [{"page": 0}, {"page_limit": 0}, {"page_limit": 51}])

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import pickle
+
 import pytest
-from pydantic import ValidationError
 
 from embed_pipeline.client import (
     AsyncTemporalSegmentation,
@@ -125,8 +126,23 @@ def test_what_only_the_platform_can_judge_is_sent(client, platform, model, field
     ],
 )
 def test_an_object_that_breaks_a_rule_cannot_be_made(make, reason):
-    with pytest.raises(ValidationError, match=reason):
+    with pytest.raises(InvalidRequestError, match=reason):
         make()
+
+
+def test_an_error_of_an_object_names_it_and_hides_what_was_given():
+    with pytest.raises(InvalidRequestError, match=r"VideoInputRequest: segmentation.*fixed\.duration_sec") as raised:
+        VideoInputRequest(media_source=SOURCE, segmentation={**FIXED, "fixed": {"duration_sec": 99}})
+    assert isinstance(raised.value, ValueError)
+    with pytest.raises(InvalidRequestError, match="MediaSource"):
+        MediaSource.model_validate_json('{"url": "https://a.example/b?X-Amz-Signature=topsecret", "colour": 1}')
+    assert "topsecret" not in str(raised.value)
+
+
+def test_a_request_survives_pickle_and_json():
+    video = VideoInputRequest(media_source=MediaSource(**SOURCE), segmentation=FIXED, embedding_option=["visual"])
+    assert pickle.loads(pickle.dumps(video)) == video
+    assert VideoInputRequest.model_validate_json(video.to_body()) == video
 
 
 def test_no_repr_shows_a_signature_or_the_media_itself():

@@ -3,6 +3,9 @@ from __future__ import annotations
 import pytest
 
 from embed_pipeline.client import (
+    ApiError,
+    EmbedClient,
+    InvalidRequestError,
     NotFoundError,
     PollPolicy,
     Progress,
@@ -11,7 +14,8 @@ from embed_pipeline.client import (
     classify_failure,
     progress_bar,
 )
-from embed_pipeline_tests.client.scripted_server import answering
+from embed_pipeline_tests.client.conftest import QUICK
+from embed_pipeline_tests.client.scripted_server import answering, silent_for
 from embed_pipeline_tests.client.test_listing import fill
 
 OFTEN = PollPolicy(initial_sec=0.02, max_sec=0.05)
@@ -78,10 +82,67 @@ def test_an_outage_longer_than_the_retries_does_not_end_the_wait(client, platfor
     assert len(list(client.v_2.tasks.as_completed(ids, poll=OFTEN))) == 2
 
 
-@pytest.mark.parametrize("others", [0, 2])
-def test_a_task_that_does_not_exist_ends_the_wait(client, platform, others):
-    with pytest.raises(NotFoundError):
-        list(client.v_2.tasks.as_completed(["nowhere", *fill(platform, others)], timeout_sec=3, poll=OFTEN))
+def test_a_task_that_does_not_exist_ends_the_wait_for_it(client, platform):
+    with pytest.raises(NotFoundError, match="nowhere"):
+        client.v_2.tasks.wait("nowhere", timeout_sec=3, poll=OFTEN)
+    assert len(platform.recorded) == 1
+
+
+def collected(iterator) -> tuple[list[str], Exception | None]:
+    """What an iterator gives, and the error it ends with."""
+    given = []
+    try:
+        for task in iterator:
+            given.append(task.id)  # noqa: PERF401 - what came before the error counts
+    except ApiError as error:
+        return given, error
+    return given, None
+
+
+def test_a_task_that_does_not_exist_does_not_hold_up_the_others(platform):
+    ids = fill(platform, 2)
+    finish(platform, ids)
+    platform.bodies[ids[1]] = {**ready(ids[1]), "data": [{"embedding": [1.0]}, {"embedding": [1.0, 2.0]}]}
+    with EmbedClient(api_key="k", base_url=platform.base_url, retries=QUICK) as client:
+        given, error = collected(client.v_2.tasks.as_completed(["nowhere", ids[0], "gone"], poll=OFTEN))
+        assert given == [ids[0]]
+        assert isinstance(error, NotFoundError)
+        assert "nowhere" in str(error)
+        assert "gone" in str(error)
+        given, error = collected(client.v_2.tasks.as_completed(["nowhere", *ids], poll=OFTEN))
+        assert given == [ids[0]]
+        assert all(lost in str(error) for lost in ("nowhere", ids[1]))
+
+
+def test_progress_is_reported_each_round_for_one_task_as_for_many(client, platform):
+    for count in (1, 2):
+        ids = fill(platform, count, "processing")[:count]
+        rounds: list[Progress] = []
+
+        def report(progress: Progress, ids=ids, rounds=rounds) -> None:
+            rounds.append(progress)
+            if len(rounds) == 3:
+                finish(platform, ids)
+
+        given = list(client.v_2.tasks.as_completed(ids, poll=OFTEN, on_progress=report))
+        assert len(given) == count
+        assert [progress.done for progress in rounds[:3]] == [0, 0, 0]
+        assert (rounds[-1].done, rounds[-1].total) == (count, count)
+
+
+def test_a_text_where_a_list_is_meant_is_refused(client, platform):
+    with pytest.raises(InvalidRequestError, match="list of ids"):
+        list(client.v_2.tasks.as_completed("64f8d2c7e4a1b37f"))
+    assert platform.recorded == []
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_request_in_a_wait_ends_with_the_wait(client, platform, count):
+    ids = fill(platform, count, "processing")
+    platform.gets.append(silent_for(3))
+    with pytest.raises(WaitTimeoutError, match=r"the deadline of 0\.\d+ s is over"):
+        list(client.v_2.tasks.as_completed(ids, timeout_sec=0.4, poll=OFTEN))
+    assert len(platform.recorded) == 1
 
 
 def test_the_progress_bar_shows_how_far_it_is():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from embed_pipeline.client.transport.drivers import MAX_BODY_BYTES, USER_AGENT, AsyncioDriver, ThreadDriver
+from embed_pipeline.client.transport.drivers import MAX_BODY_BYTES, AsyncioDriver, ThreadDriver
 from embed_pipeline.client.transport.network import (
     DEFAULT_TIMEOUT_SEC,
     MIN_BYTES_PER_SEC,
@@ -17,7 +17,6 @@ __all__ = [
     "DEFAULT_TIMEOUT_SEC",
     "MAX_BODY_BYTES",
     "MIN_BYTES_PER_SEC",
-    "USER_AGENT",
     "AsyncioDriver",
     "AttemptTimeout",
     "Network",

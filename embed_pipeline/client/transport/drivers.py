@@ -10,10 +10,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import embed_pipeline
 from embed_pipeline.client.errors import ClientClosedError, ConnectionFailedError, UnreadableResponseError
 from embed_pipeline.client.exchange import Call, Flow, Outgoing, Pause, Reply, Send, Session, Together
-from embed_pipeline.client.transport.network import AttemptTimeout, Deadline, Network, current_attempt
+from embed_pipeline.client.transport.network import (
+    DEFAULT_HEADERS,
+    AttemptTimeout,
+    Deadline,
+    Network,
+    current_attempt,
+)
 from embed_pipeline.redaction import redact, without_credentials
 
 if TYPE_CHECKING:
@@ -21,12 +26,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-USER_AGENT = f"embed-pipeline/{embed_pipeline.__version__}"
 # The longest legal result as JSON: four hours in segments of 2 s, three options, 512 numbers of up to 24 characters,
 # and as many uncertainties: 7,200 x 3 x 1,024 x 24 = 531 million bytes, and 2 million bytes of names and times.
 MAX_BODY_BYTES = 512 * 1024 * 1024
-
-
 # With these nothing was sent; after any other failure the platform may have seen the request.
 _NOT_SENT = frozenset(
     {"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol", "LocalProtocolError"}
@@ -127,7 +129,8 @@ class _Driver:
         return request.path if request.foreign else f"{self._session.base_url}/{request.path}"
 
     def _arguments(self, request: Outgoing, timeout: AttemptTimeout) -> dict[str, Any]:
-        headers = {"user-agent": USER_AGENT, "accept-encoding": "gzip, deflate", **request.headers}
+        # The caller's own client of httpx does not have them.
+        headers = {**request.headers} if self._network is not None else {**DEFAULT_HEADERS, **request.headers}
         if not request.foreign:
             headers["x-api-key"] = self._session.api_key
         arguments: dict[str, Any] = {

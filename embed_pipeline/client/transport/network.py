@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import embed_pipeline
 from embed_pipeline.errors import ConfigurationError
 from embed_pipeline.redaction import without_credentials
 
@@ -30,6 +31,8 @@ Verify = bool | str | Path | ssl.SSLContext
 # httpx takes a fifth of a second to import, so it is imported when a client is made or used, not before.
 
 DEFAULT_TIMEOUT_SEC = 60.0
+# Only what can be inflated with a bound is asked for.
+DEFAULT_HEADERS = {"user-agent": f"embed-pipeline/{embed_pipeline.__version__}", "accept-encoding": "gzip, deflate"}
 MIN_BYTES_PER_SEC = 65_536.0
 _MAX_CONNECTIONS = 64
 _LONGEST_CONNECT_SEC = 10.0
@@ -423,7 +426,7 @@ def make_http_client(network: Network, base_url: str) -> httpx.Client:
 
     routes: Any = _Routes(network)
     routes.transport_for(httpx.URL(base_url))
-    return httpx.Client(transport=routes, trust_env=False)
+    return httpx.Client(transport=routes, trust_env=False, headers=DEFAULT_HEADERS)
 
 
 def make_async_http_client(network: Network, base_url: str) -> httpx.AsyncClient:
@@ -436,4 +439,4 @@ def make_async_http_client(network: Network, base_url: str) -> httpx.AsyncClient
 
     routes: Any = _AsyncRoutes(network)
     routes.transport_for(httpx.URL(base_url))
-    return httpx.AsyncClient(transport=routes, trust_env=False)
+    return httpx.AsyncClient(transport=routes, trust_env=False, headers=DEFAULT_HEADERS)
