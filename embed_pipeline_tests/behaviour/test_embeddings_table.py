@@ -117,9 +117,11 @@ def test_a_refresh_that_hangs_does_not_stand_in_the_way_for_ever(world: World) -
     world.add("one.wav")
     world.settle()
     assert world.driver.refresh_table().runs
-    world.instance.add_run(
-        dg.DagsterRun(job_name="refresh_embeddings_table", run_id=str(uuid4()), status=dg.DagsterRunStatus.STARTED)
+    hanging = dg.DagsterRun(
+        job_name="refresh_embeddings_table", run_id=str(uuid4()), status=dg.DagsterRunStatus.STARTED
     )
+    world.instance.add_run(hanging)
+    world.instance.report_engine_event("Building the table.", hanging)
     world.add("two.wav")
     world.settle()
     soon = world.varied(table_interval_sec=0.0)

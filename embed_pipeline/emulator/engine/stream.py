@@ -171,20 +171,16 @@ class MediaStream:
         """
         import av
 
-        streams = [stream for stream in (self._video, self._audio, self._captions) if stream is not None]
+        streams = self._streams()
         if self.start_sec > 0:
             self._container.seek(int((self.start_sec + self._origin) * 1_000_000), backward=True)
         pending = {stream.index for stream in streams}
         clocks = {stream.index: self.start_sec for stream in streams}
         sound = _SoundTrack()
-        packets = self._container.demux(*streams)
-        while pending - ({self._captions.index} if self._captions is not None else set()):
-            try:
-                packet = next(packets)
-            except StopIteration:
+        captions = {self._captions.index} if self._captions is not None else set()
+        for packet in self._packets(streams):
+            if not pending - captions:
                 break
-            except (av.error.FFmpegError, ValueError, IndexError):
-                break  # The rest cannot be read; what came so far can be embedded.
             index = packet.stream.index
             if index not in pending:
                 continue
@@ -200,13 +196,27 @@ class MediaStream:
                     break
                 if time - self.start_sec > self._limits.duration_sec:
                     raise too_long(time - self.start_sec, self._limits.duration_sec)
+                clocks[index] = time
                 if isinstance(frame, av.VideoFrame):
-                    clocks[index] = time
                     yield Picture(time, time + self._picture_sec, frame)
                 else:
-                    clocks[index] = time
                     yield from sound.add(frame, time)
         yield from sound.take()
+
+    def _streams(self) -> list[Any]:
+        return [stream for stream in (self._video, self._audio, self._captions) if stream is not None]
+
+    def _packets(self, streams: list[Any]) -> Iterator[Packet[Any]]:
+        """Read packets until the end, or until the rest cannot be read: what came so far can be embedded."""
+        import av
+
+        packets = self._container.demux(*streams)
+        while True:
+            try:
+                packet = next(packets)
+            except (StopIteration, av.error.FFmpegError, ValueError, IndexError):
+                return
+            yield packet
 
     def _time(self, frame: object, clock: float) -> float | None:
         known: float | None = getattr(frame, "time", None)
