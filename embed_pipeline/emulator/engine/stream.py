@@ -174,8 +174,8 @@ class MediaStream:
         streams = self._streams()
         if self.start_sec > 0:
             self._container.seek(int((self.start_sec + self._origin) * 1_000_000), backward=True)
-        pending = {stream.index for stream in streams}
         clocks = {stream.index: self.start_sec for stream in streams}
+        pending = set(clocks)
         sound = _SoundTrack()
         captions = {self._captions.index} if self._captions is not None else set()
         for packet in self._packets(streams):
