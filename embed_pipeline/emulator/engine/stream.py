@@ -191,17 +191,22 @@ class MediaStream:
                 time = self._time(frame, clocks[index])
                 if time is None or time < self.start_sec - 1e-6:
                     continue
-                if self._end is not None and time >= self._end:
+                if self._is_past(time):
                     pending.discard(index)
                     break
-                if time - self.start_sec > self._limits.duration_sec:
-                    raise too_long(time - self.start_sec, self._limits.duration_sec)
                 clocks[index] = time
                 if isinstance(frame, av.VideoFrame):
                     yield Picture(time, time + self._picture_sec, frame)
                 else:
                     yield from sound.add(frame, time)
         yield from sound.take()
+
+    def _is_past(self, time: float) -> bool:
+        if self._end is not None and time >= self._end:
+            return True
+        if time - self.start_sec > self._limits.duration_sec:
+            raise too_long(time - self.start_sec, self._limits.duration_sec)
+        return False
 
     def _streams(self) -> list[Any]:
         return [stream for stream in (self._video, self._audio, self._captions) if stream is not None]
