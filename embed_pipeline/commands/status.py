@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
@@ -36,39 +35,29 @@ def run_status(context: CommandContext, states: Collection[str], as_json: bool, 
         ConfigurationError: Nothing has run here yet.
     """
     context.require_instance()
+    from embed_pipeline.ledger import MediaState
     from embed_pipeline.pipeline.publish import read_statuses
 
     with opened(context) as (blueprint, _), blueprint.pipeline(connect=False) as pipeline:
-        rows = read_statuses(pipeline)
+        counted = {state.value: count for state, count in pipeline.ledger.counts(pipeline.target).items()}
+        total = sum(counted.values())
+        # Of a large library, only what needs attention is read.
+        is_large = not states and not as_json and total > _LEFT_OUT_BEYOND
+        wanted = set(counted) - {"embedded", "gone"} if is_large else set(states or counted)
+        rows = read_statuses(pipeline, states=[MediaState(state) for state in wanted])
         left_out = pipeline.ledger.noted(pipeline.name)["left_out"]
-    chosen = [row for row in rows if not states or row.state.value in states]
     if as_json:
-        document = {"counts": counts(rows), "left_out": left_out or "", "media": [row.as_json() for row in chosen]}
+        document = {"counts": counted, "left_out": left_out or "", "media": [row.as_json() for row in rows]}
         console.out(json.dumps(document, ensure_ascii=False, indent=2), highlight=False)
         return 0
-    console.print(status_table(_shown(chosen, bool(states)), "What became of each media file"))
-    words = ", ".join(f"{count} {state}" for state, count in counts(rows).items() if count)
-    console.print(f"{len(rows)} media files: {words or 'none was discovered yet'}.", highlight=False)
+    console.print(status_table(rows, "What became of each media file"))
+    words = ", ".join(f"{count} {state}" for state, count in counted.items() if count)
+    console.print(f"{total} media files: {words or 'none was discovered yet'}.", highlight=False)
     if left_out:
         console.print(Text(f"Left out of the library: {left_out}."), soft_wrap=True)
-    if not states and len(chosen) > _LEFT_OUT_BEYOND:
+    if is_large:
         console.print("Only files that are not embedded are listed. All of them: --json, or --state embedded.")
     return 0
-
-
-def counts(rows: Sequence[MediaStatus]) -> dict[str, int]:
-    """Return how many media files are in each state; every state is named."""
-    from embed_pipeline.ledger import MediaState
-
-    found = Counter(row.state for row in rows)
-    return {state.value: found.get(state, 0) for state in MediaState}
-
-
-def _shown(rows: Sequence[MediaStatus], asked: bool) -> Sequence[MediaStatus]:
-    """Return what needs attention of a large library."""
-    if asked or len(rows) <= _LEFT_OUT_BEYOND:
-        return rows
-    return [row for row in rows if row.state.value not in {"embedded", "gone"}]
 
 
 def status_table(rows: Sequence[MediaStatus], title: str) -> Table:

@@ -36,6 +36,7 @@ NOTHING = cast("dg.DagsterType", dg.Nothing)
 _TAG_VALUE = re.compile(r"[A-Za-z0-9_-]{1,40}")
 _PROBLEMS_SHOWN = 20
 _ROWS_PER_PAGE = 200
+_ROWS_PER_LOT = 10
 
 Event = dg.AssetMaterialization | dg.AssetObservation
 
@@ -231,9 +232,9 @@ def report_left_behind(blueprint: Blueprint, instance: dg.DagsterInstance, ledge
     count = 0
     while rows := ledger.outbox.unreported(blueprint.name or "", limit=_ROWS_PER_PAGE):
         reporter = Reporter(blueprint, instance, ledger, instance.report_runless_asset_event, {row.key for row in rows})
-        for row in rows:
-            reporter([row])
-            count += 1
+        for start in range(0, len(rows), _ROWS_PER_LOT):
+            reporter(lot := rows[start : start + _ROWS_PER_LOT])
+            count += len(lot)
             if time.monotonic() > deadline:
                 return count
     return count
