@@ -549,7 +549,7 @@ def windows(created: Mapping[str, datetime], *, ahead_sec: float = 0.0) -> list[
         ahead_sec: How far the platform's clock is ahead of ours, in seconds.
 
     Returns:
-        Spans of the platform's time that do not overlap. Where tasks were recorded close together they join.
+        Spans of the platform's time. Where tasks were recorded close together they join, and overlap by a second.
     """
     shift = timedelta(seconds=ahead_sec)
     before, after = _RECORDED_LATE - min(shift, timedelta()), _SKEW + max(shift, timedelta())
@@ -587,13 +587,14 @@ def survey(client: EmbedClient, created: Mapping[str, datetime], *, budget_sec: 
     """
     deadline = None if budget_sec is None else time.monotonic() + budget_sec
     statuses: dict[str, str] = {}
-    looked_for: set[str] = set()
+    looked_for, joined = set[str](), set[str]()
     ahead_sec = client.clock_offset_sec
     todo = deque(windows(created, ahead_sec=ahead_sec or 0.0))
     problem = None
     while todo:
         try:
-            through = _walk(client, todo[0], created, statuses, deadline)
+            missing = (joined | set(todo[0].task_ids)) - statuses.keys()
+            through = _walk(client, todo[0], missing, created, statuses, deadline)
         except EmbedPipelineError as error:
             problem = error
             break
@@ -601,8 +602,14 @@ def survey(client: EmbedClient, created: Mapping[str, datetime], *, budget_sec: 
         if ahead_sec is None and offset is not None and abs(offset) > _SKEW.total_seconds() / 2:
             # By our clock the tasks were looked for at another time than the platform has for them.
             todo = deque(windows(created, ahead_sec=offset))
+            joined.clear()
         elif through:
-            looked_for.update(todo.popleft().task_ids)
+            window = todo.popleft()
+            joined.update(window.task_ids)
+            # Its last tasks may be listed in the span that follows, and are looked for there as well.
+            if not todo or todo[0].start > window.end:
+                looked_for |= joined
+                joined.clear()
         else:
             break
         ahead_sec = offset
@@ -637,12 +644,12 @@ def look_for_ended(pipeline: PipelineContext, *, budget_sec: float | None = None
 def _walk(
     client: EmbedClient,
     window: Window,
+    missing: set[str],
     created: Mapping[str, datetime],
     statuses: dict[str, str],
     deadline: float | None,
 ) -> bool:
-    """Note what is listed in a window, newest first, until its tasks are found; return whether it got through."""
-    missing = set(window.task_ids) - statuses.keys()
+    """Note what is listed in a window, newest first, until the missing are found; return whether it got through."""
     if not missing:
         return True
     for task in client.v_2.tasks.list(started_at=window.start, ended_at=window.end, page_limit=50):
@@ -657,7 +664,8 @@ def _walk(
 
 
 def _window(start: datetime, end: datetime, task_ids: Sequence[str]) -> Window:
-    return Window(_whole_seconds(start), _whole_seconds(end), tuple(task_ids))
+    # Rounded outwards: a task is listed by the fraction of its second as well.
+    return Window(_whole_seconds(start), _whole_seconds(end) + timedelta(seconds=1), tuple(task_ids))
 
 
 def _whole_seconds(at: datetime) -> datetime:
