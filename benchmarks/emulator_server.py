@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 async def call(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, method: str, path: str, body: bytes
 ) -> bytes:
-    head = f"{method} {path} HTTP/1.1\r\nHost: emulator\r\nx-api-key: benchmark\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nx-api-key: benchmark\r\nContent-Length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body)
     header = await reader.readuntil(b"\r\n\r\n")
     lowered = header.lower()
